@@ -1,0 +1,197 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's loop: readiness, timers, and closures from other threads.
+
+Theory of operation. One loop runs in one thread; everything on the data path happens there and
+needs no locks. A turn is: wait for readiness, run the handlers of the descriptors that are ready,
+run the timers that are due, run what was posted from other threads, then run what was *deferred*
+to the end of the turn. Deferring is how bursts are paid for once: a ring asks for one wake-up of
+its guest however many frames the turn brought.
+
+After a turn with little work the loop looks again a few times without sleeping (an *adaptive
+spin*): going to sleep and being woken costs more than a request and its answer. It gives up after
+a few empty looks, so an idle network costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from vmwire.engine.clock import Clock, Timer, Timers
+
+T = TypeVar("T")
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+HANGUP = select.EPOLLHUP
+ERROR = select.EPOLLERR
+PEER_CLOSED = select.EPOLLRDHUP
+EDGE = select.EPOLLET
+
+SPIN_LOOKS = 4
+"""Empty looks before the loop goes to sleep."""
+SMALL_TURN = 4
+"""A turn with at most this many ready descriptors is followed by a spin."""
+MAX_EVENTS = 64
+"""Descriptors served per turn, so that timers and posts are never starved."""
+
+Handler = Callable[[int], None]
+
+
+class Loop:
+    """One epoll loop with timers. Only ``post``, ``call`` and ``stop`` may come from other threads.
+
+    Handlers are called with the ready events (an ``EPOLL*`` mask). An exception that leaves a
+    handler is a bug of ours: it ends ``run``, loudly.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.timers = Timers(clock)
+        self.now = self.timers.now
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Handler] = {}
+        self._posted: deque[Callable[[], None]] = deque()
+        self._deferred: list[Callable[[], None]] = []
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._wake_fd, READ)
+        self._handlers[self._wake_fd] = self._on_wake
+        self._stopping = False
+        self._thread: int | None = None
+
+    # Descriptors
+
+    def watch(self, fd: int, events: int, handler: Handler) -> None:
+        """Call ``handler(events)`` whenever ``fd`` is ready for ``events``."""
+        self._epoll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def change(self, fd: int, events: int) -> None:
+        """Watch ``fd`` for other events; 0 silences it without forgetting it."""
+        self._epoll.modify(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget ``fd``. Must come before it is closed; harmless if it isn't watched."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    # Time
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Have ``callback`` called at ``when`` on this loop's clock."""
+        return self.timers.call_at(when, callback)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """Have ``callback`` called ``delay_s`` seconds from now."""
+        return self.timers.call_later(delay_s, callback)
+
+    def defer(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` at the end of this turn (of the next one, from outside of a turn)."""
+        self._deferred.append(callback)
+
+    # Other threads
+
+    def post(self, callback: Callable[[], None]) -> None:
+        """From any thread: run ``callback`` in the loop's thread, soon."""
+        self._posted.append(callback)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """From any thread: run ``function`` in the loop's thread and return what it returns.
+
+        Runs it at once when called from the loop's own thread or while the loop doesn't run.
+        An exception comes back to the caller.
+        """
+        if self._thread is None or self._thread == threading.get_ident():
+            return function()
+        done = threading.Event()
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                results.append(function())
+            except BaseException as error:  # handed to the caller's thread, not swallowed
+                errors.append(error)
+            finally:
+                done.set()
+
+        self.post(run)
+        while not done.wait(0.5):
+            if self._thread is None:
+                raise RuntimeError("the engine ended before the call was made")
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def stop(self) -> None:
+        """From any thread: make ``run`` return after this turn."""
+        self._stopping = True
+        os.eventfd_write(self._wake_fd, 1)
+
+    # Running
+
+    def run(self) -> None:
+        """Run until ``stop``."""
+        self._thread = threading.get_ident()
+        try:
+            looks = 0
+            while not self._stopping:
+                ready = self.turn(0 if looks else None)
+                if 0 < ready <= SMALL_TURN:
+                    looks = SPIN_LOOKS
+                elif looks:
+                    looks -= 1
+        finally:
+            self._thread = None
+            self._stopping = False
+
+    def turn(self, timeout_s: float | None = None) -> int:
+        """Run one turn, waiting at most ``timeout_s`` (None: until something happens).
+
+        Returns how many descriptors were ready.
+        """
+        ready = self._epoll.poll(self._sleep_time(timeout_s), MAX_EVENTS)
+        handlers = self._handlers
+        for fd, events in ready:
+            handler = handlers.get(fd)
+            if handler is not None:  # an earlier handler of this turn may have forgotten it
+                handler(events)
+        if self.timers.next_deadline() is not None:
+            self.timers.run_due()
+        if self._deferred:
+            self._run_deferred()
+        return len(ready)
+
+    def _sleep_time(self, timeout_s: float | None) -> float | None:
+        if self._deferred or timeout_s == 0:
+            return 0
+        deadline = self.timers.next_deadline()
+        if deadline is None:
+            return timeout_s
+        # epoll counts in whole milliseconds and rounds up: a timer is never early
+        wait = max(0.0, deadline - self.now())
+        return wait if timeout_s is None else min(wait, timeout_s)
+
+    def _run_deferred(self) -> None:
+        """What is deferred while deferred calls run waits for the next turn."""
+        deferred, self._deferred = self._deferred, []
+        for callback in deferred:
+            callback()
+
+    def _on_wake(self, events: int) -> None:
+        os.eventfd_read(self._wake_fd)
+        for _ in range(len(self._posted)):
+            self._posted.popleft()()
+
+    def close(self) -> None:
+        """Give the loop's own descriptors back. What it watched is its owners'."""
+        self._handlers.clear()
+        self._epoll.close()
+        if self._wake_fd >= 0:
+            os.close(self._wake_fd)
+            self._wake_fd = -1
