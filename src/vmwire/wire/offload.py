@@ -23,6 +23,7 @@ from vmwire.wire.frame import (
     NO_OFFLOAD,
     Frame,
 )
+from vmwire.wire.protocols.checksum import ones_complement_sum
 
 U16 = Struct("!H")
 U32 = Struct("!I")
@@ -39,18 +40,6 @@ CWR = 0x80
 
 MAX_SEGMENTS = 4096
 """A superframe that asks for more segments than this is malformed (1-byte segments of 64 KiB)."""
-
-
-def ones_complement(data: bytes | bytearray | memoryview, initial: int = 0) -> int:
-    """Return the 16-bit ones' complement sum of ``data`` (big-endian words, odd end padded)."""
-    length = len(data)
-    total = int.from_bytes(data, "big")
-    if length & 1:
-        total <<= 8
-    total += initial
-    # 2**16 is 1 modulo 0xffff, so the remainder is the folded sum; 0 and 0xffff are the same
-    # number there, and only a sum that really is zero may come out as 0
-    return total % 0xFFFF or (0xFFFF if total else 0)
 
 
 def finish(frame: Frame) -> list[Frame]:
@@ -73,7 +62,7 @@ def _with_checksum(frame: Frame) -> Frame:
 
 def fill_checksum(data: bytearray | memoryview, start: int, offset: int) -> None:
     """Complete a checksum whose pseudo-header sum is in place (virtio 1.2, 5.1.6.2)."""
-    checksum = ones_complement(memoryview(data)[start:]) ^ 0xFFFF
+    checksum = ones_complement_sum(memoryview(data)[start:]) ^ 0xFFFF
     # a UDP checksum of zero would mean that there is none; TCP reads 0xffff as the same number
     U16.pack_into(data, start + offset, checksum or 0xFFFF)
 
@@ -150,7 +139,7 @@ class _Cutter:
         else:
             U16.pack_into(out, self.transport + 4, len(out) - self.transport)
             checksum_at = self.transport + 6
-        pseudo = ones_complement(addresses, protocol + len(out) - self.transport)
+        pseudo = ones_complement_sum(addresses, protocol + len(out) - self.transport)
         U16.pack_into(out, checksum_at, pseudo)
         fill_checksum(out, self.transport, checksum_at - self.transport)
         return out
@@ -165,7 +154,7 @@ class _Cutter:
         U16.pack_into(out, network + 2, len(out) - network)
         U16.pack_into(out, network + 4, (identification + number) & 0xFFFF)
         U16.pack_into(out, network + 10, 0)
-        header_sum = ones_complement(out[network : self.transport])
+        header_sum = ones_complement_sum(out[network : self.transport])
         U16.pack_into(out, network + 10, header_sum ^ 0xFFFF)
         return bytes(out[network + 12 : network + 20]), out[network + 9]
 
