@@ -1,0 +1,369 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""Drive one real guest: start QEMU, type at its serial console, speak QMP, end it cleanly.
+
+The harness listens on two sockets of its own (console and QMP) and QEMU connects to them, so there
+is nothing to poll for. A command goes to the guest's shell between two markers that carry a number;
+what stands between them is its output, and the closing marker has its status. The shell does not
+echo (init.sh), and a marker is typed in two halves that only `printf` joins, so neither an echo nor
+a late line of an earlier command can be mistaken for it.
+
+Everything that waits has a limit. What QEMU and the guest said is kept: `Machine.report()` is in
+every error and, through conftest.py, in the report of a failed test.
+
+    with Machine(qemu, ["-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n"]) as guest:
+        guest.check("udhcpc -i eth0 -n -q")
+        print(guest.check("wget -qO- http://10.0.2.2:8000/"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.guest import image
+
+BOOT_TIMEOUT_S = 90
+CONNECT_TIMEOUT_S = 20
+COMMAND_TIMEOUT_S = 30
+EXIT_TIMEOUT_S = 10
+# A console line longer than the guest's terminal takes (4096) would be cut: longer scripts are sent
+# as a file, in pieces.
+LINE_BYTES = 1500
+READY = b"VMWIRE-GUEST-READY"
+KERNEL_WORDS = (
+    "console=ttyS0 quiet loglevel=1 panic=-1 random.trust_cpu=on tsc=reliable no_timer_check "
+    "mitigations=off nokaslr"
+)
+
+
+class GuestError(Exception):
+    """The guest or its QEMU did not do what was asked; the text has the end of both logs."""
+
+
+@dataclass(frozen=True)
+class Result:
+    output: str
+    status: int
+
+
+class Machine:
+    """One QEMU with its guest. `network` are the words about the network, as a user types them;
+    `prefix` stands in front of QEMU (`["./vmwire"]`); `extra` are further words."""
+
+    live: list[Machine] = []
+
+    def __init__(
+        self,
+        qemu: str,
+        network: Sequence[str] = (),
+        *,
+        prefix: Sequence[str] = (),
+        extra: Sequence[str] = (),
+        memory: Sequence[str] = ("-m", "256"),
+        kernel_words: str = "",
+        cpus: int = 1,
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="vmwire-guest-"))
+        self.command = [*prefix, qemu, *self._fixed(cpus, kernel_words), *memory, *network, *extra]
+        self.console = Console(self.folder / "console.sock", self.report)
+        self.qmp = Qmp(self.folder / "qmp.sock", self.report)
+        self._stderr = open(self.folder / "stderr", "w+b")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.boot_seconds = 0.0
+
+    def _fixed(self, cpus: int, kernel_words: str) -> list[str]:
+        return [
+            *("-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-cpu", "max"),
+            *("-smp", str(cpus), "-kernel", str(image.kernel()), "-initrd", str(image.initramfs())),
+            *("-append", f"{KERNEL_WORDS} {kernel_words}".strip()),
+            *("-chardev", f"socket,id=console,path={self.folder}/console.sock"),
+            *("-serial", "chardev:console"),
+            *("-chardev", f"socket,id=qmp,path={self.folder}/qmp.sock"),
+            *("-mon", "chardev=qmp,mode=control"),
+        ]
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def __enter__(self) -> Machine:
+        self.start()
+        try:
+            self.wait_booted()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start QEMU and take its two connections; the guest is still booting then."""
+        Machine.live.append(self)
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=self._stderr, stderr=self._stderr
+        )
+        self.console.accept(self.is_running)
+        self.qmp.accept(self.is_running)
+
+    def wait_booted(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        begin = time.monotonic()
+        self.console.wait_for(READY, timeout_s)
+        self.boot_seconds = time.monotonic() - begin
+
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the machine has not been started"
+        return self.process.pid
+
+    def wait_ended(self, timeout_s: float = EXIT_TIMEOUT_S) -> int:
+        """QEMU's exit status, once it ended by itself."""
+        assert self.process is not None, "the machine has not been started"
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise GuestError(f"QEMU still runs after {timeout_s} s\n{self.report()}") from None
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait(EXIT_TIMEOUT_S)
+
+    def close(self) -> None:
+        """End QEMU (politely, then not) and remove everything; a second call does nothing."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(EXIT_TIMEOUT_S)
+        self.kill()
+        self.console.close()
+        self.qmp.close()
+        self._stderr.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self in Machine.live:
+            Machine.live.remove(self)
+
+    def report(self) -> str:
+        """What is known when something fails: command line, exit status, the end of both logs."""
+        with contextlib.suppress(OSError):
+            self._stderr_text = (self.folder / "stderr").read_text(errors="replace")
+        status = self.process.poll() if self.process else None
+        return "\n".join(
+            [
+                f"$ {shlex.join(self.command)}",
+                f"QEMU: {'not running, status ' + str(status) if status is not None else 'running'}",
+                "--- QEMU's output:",
+                getattr(self, "_stderr_text", "")[-3000:],
+                "--- the guest's console:",
+                self.console.log[-3000:].decode(errors="replace"),
+            ]
+        )
+
+    # --- the guest's shell ---------------------------------------------------------------------
+
+    def run(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> Result:
+        """Run a shell command (or several lines) in the guest; output is stdout and stderr."""
+        return self.console.run(command, timeout_s)
+
+    def check(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        """The same, for a command that must succeed; its output without the last newline."""
+        result = self.run(command, timeout_s)
+        if result.status:
+            raise GuestError(
+                f"guest: {command!r} ended with {result.status}: {result.output}\n{self.report()}"
+            )
+        return result.output.rstrip("\n")
+
+    def lease(self, card: str = "eth0", timeout_s: float = COMMAND_TIMEOUT_S) -> dict[str, str]:
+        """Get a DHCP lease for a card; what the server answered, by udhcpc's names."""
+        self.check(f"udhcpc -i {card} -n -q -t 5 -T 2", timeout_s)
+        lines = self.check(f"cat /run/lease.{card}").splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+    def reboot(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        self.console.type("reboot -f\n")
+        self.wait_booted(timeout_s)
+
+
+class Console:
+    """The serial console's far end: everything that came is in `log`."""
+
+    def __init__(self, path: Path, report: Callable[[], str]) -> None:
+        self._listener = _listen(path)
+        self._socket: socket.socket | None = None
+        self._report = report
+        self._number = 0
+        self._read_to = 0
+        self.log = b""
+
+    def accept(self, is_running: Callable[[], bool]) -> None:
+        self._socket = _accept(self._listener, is_running, self._report)
+
+    def type(self, text: str) -> None:
+        assert self._socket is not None, "the machine has not been started"
+        self._socket.settimeout(COMMAND_TIMEOUT_S)
+        self._socket.sendall(text.encode())
+
+    def wait_for(self, marker: bytes | re.Pattern[bytes], timeout_s: float) -> re.Match[bytes]:
+        """Read until the marker; what follows it stays for the next call."""
+        pattern = re.compile(re.escape(marker)) if isinstance(marker, bytes) else marker
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = pattern.search(self.log, self._read_to)
+            if found:
+                self._read_to = found.end()
+                return found
+            self._read(deadline, pattern)
+
+    def _read(self, deadline: float, pattern: re.Pattern[bytes]) -> None:
+        assert self._socket is not None, "the machine has not been started"
+        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        try:
+            data = self._socket.recv(65536)
+        except TimeoutError:
+            raise GuestError(f"guest: no {pattern.pattern!r} in time\n{self._report()}") from None
+        if not data:
+            raise GuestError(f"guest: the console closed\n{self._report()}")
+        self.log += data
+
+    def run(self, command: str, timeout_s: float) -> Result:
+        if len(command) > LINE_BYTES or "\n" in command:
+            command = self._as_file(command)
+        self._number += 1
+        mark = f"{self._number:06d}"
+        self.type(
+            f"printf '\\n%s%s\\n' VMWIRE- BEGIN{mark}; {{ {command}\n}} </dev/null 2>&1; "
+            f"printf '\\n%s%s %d.\\n' VMWIRE- END{mark} $?\n"
+        )
+        self.wait_for(f"VMWIRE-BEGIN{mark}\r\n".encode(), timeout_s)
+        begin = self._read_to
+        end = self.wait_for(re.compile(rf"\r\nVMWIRE-END{mark} (\d+)\.\r\n".encode()), timeout_s)
+        text = self.log[begin : end.start()].decode(errors="replace").replace("\r\n", "\n")
+        return Result(text, int(end[1]))
+
+    def _as_file(self, script: str) -> str:
+        """Put a script into the guest in pieces; the words that run it."""
+        path = f"/tmp/script{self._number}"
+        for start in range(0, len(script), LINE_BYTES):
+            mode = ">" if start == 0 else ">>"
+            piece = shlex.quote(script[start : start + LINE_BYTES])
+            self.type(f"printf %s {piece} {mode} {path}\n")
+        return f". {path}"
+
+    def close(self) -> None:
+        self._listener.close()
+        if self._socket:
+            self._socket.close()
+
+
+class Qmp:
+    """QEMU's monitor. Events that came meanwhile are kept in `events`."""
+
+    def __init__(self, path: Path, report: Callable[[], str]) -> None:
+        self._listener = _listen(path)
+        self._socket: socket.socket | None = None
+        self._report = report
+        self._pending = b""
+        self.events: list[dict[str, Any]] = []
+
+    def accept(self, is_running: Callable[[], bool]) -> None:
+        self._socket = _accept(self._listener, is_running, self._report)
+        self._socket.settimeout(CONNECT_TIMEOUT_S)
+        self._message()
+        self("qmp_capabilities")
+
+    def __call__(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, **arguments: Any) -> Any:
+        """Run a QMP command; its `return`. An `error` answer is raised."""
+        assert self._socket is not None, "the machine has not been started"
+        request = {"execute": command, "arguments": arguments}
+        self._socket.settimeout(timeout_s)
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        while True:
+            answer = self._message()
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                raise GuestError(f"QMP {command}: {answer['error'].get('desc')}")
+            self.events.append(answer)
+
+    def hmp(self, line: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        """A line for the human monitor; what it printed."""
+        text = self("human-monitor-command", timeout_s, **{"command-line": line})
+        return str(text)
+
+    def _message(self) -> dict[str, Any]:
+        assert self._socket is not None, "the machine has not been started"
+        while b"\n" not in self._pending:
+            try:
+                data = self._socket.recv(65536)
+            except TimeoutError:
+                raise GuestError(f"QMP: no answer in time\n{self._report()}") from None
+            if not data:
+                raise GuestError(f"QMP: connection closed\n{self._report()}")
+            self._pending += data
+        line, self._pending = self._pending.split(b"\n", 1)
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def close(self) -> None:
+        self._listener.close()
+        if self._socket:
+            self._socket.close()
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(os.fspath(path))
+    listener.listen(1)
+    return listener
+
+
+def _accept(
+    listener: socket.socket, is_running: Callable[[], bool], report: Callable[[], str]
+) -> socket.socket:
+    """QEMU's connection; an error as soon as QEMU ended instead."""
+    listener.settimeout(0.2)
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            return listener.accept()[0]
+        except TimeoutError:
+            if not is_running():
+                raise GuestError(f"QEMU ended before it ran\n{report()}") from None
+    raise GuestError(f"QEMU did not connect in {CONNECT_TIMEOUT_S} s\n{report()}")
+
+
+@contextlib.contextmanager
+def both(*machines: Machine) -> Iterator[tuple[Machine, ...]]:
+    """Several machines, booting at the same time."""
+    try:
+        for machine in machines:
+            machine.start()
+        for machine in machines:
+            machine.wait_booted()
+        yield machines
+    finally:
+        for machine in machines:
+            machine.close()
