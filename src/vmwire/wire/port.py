@@ -26,7 +26,8 @@ reservation is open at a time, and it is closed before control returns to the lo
 where ``reserves`` is true; elsewhere use ``send``.
 
 *Link.* ``set_link`` is this end's own state. ``carrier`` is true when both ends are joined and up;
-``link_changed`` hears of it.
+``link_changed`` hears of it. A box in the middle of a line hears by ``peer_link`` of the other
+end's state alone, so that it can hand it on while its own end is still down.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Accepts:
         """Whether a frame with this offload can go as it is."""
         if offload.plain:
             return True
-        return self.checksum and offload.needs & ~self.gso == 0
+        return self.checksum and offload.known and offload.needs & ~self.gso == 0
 
 
 PACKETS_ONLY = Accepts()
@@ -87,7 +88,8 @@ class Port:
     """One end of a wire. See the module for the contract.
 
     ``receive(frames) -> int`` takes what the peer sends. ``resume()``: the peer has room again.
-    ``link_changed(carrier)`` and ``accepts_changed()`` tell about the peer.
+    ``link_changed(carrier)`` tells about the wire. ``accepts_changed()`` (what it accepts, and
+    whether it has room for reservations) and ``peer_link(up)`` tell about the peer.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Port:
         *,
         resume: Callable[[], None] = _nothing,
         link_changed: Callable[[bool], None] = _ignore_link,
+        peer_link: Callable[[bool], None] = _ignore_link,
         accepts_changed: Callable[[], None] = _nothing,
         accepts: Accepts = PACKETS_ONLY,
         room: Room | None = None,
@@ -105,6 +108,7 @@ class Port:
         self.receive = receive
         self.on_resume = resume
         self.on_link_changed = link_changed
+        self.on_peer_link = peer_link
         self.on_accepts_changed = accepts_changed
         self.accepts = accepts
         self.room = room
@@ -128,7 +132,9 @@ class Port:
         self.peer, peer.peer = peer, self
         for port in (self, peer):
             port.on_accepts_changed()
-        self._tell_link()
+        self.on_peer_link(peer.link_up)
+        peer.on_peer_link(self.link_up)
+        self._note_link()
 
     def disconnect(self) -> None:
         """Part from the peer; both ends lose the carrier. Harmless on a free port."""
@@ -138,8 +144,10 @@ class Port:
         self.peer = peer.peer = None
         self._left_over.clear()
         peer._left_over.clear()
-        self._note_carrier(False)
-        peer._note_carrier(False)
+        for port in (self, peer):
+            port.on_accepts_changed()
+            port.on_peer_link(False)
+            port._note_carrier(False)
 
     # State that travels
 
@@ -152,7 +160,9 @@ class Port:
         """Pull or plug this end's cable."""
         if up != self.link_up:
             self.link_up = up
-            self._tell_link()
+            if self.peer is not None:
+                self.peer.on_peer_link(up)
+            self._note_link()
 
     def set_accepts(self, accepts: Accepts) -> None:
         """Say anew what this port can take; the peer is told."""
@@ -161,7 +171,14 @@ class Port:
             if self.peer is not None:
                 self.peer.on_accepts_changed()
 
-    def _tell_link(self) -> None:
+    def set_room(self, room: Room | None) -> None:
+        """Offer or withdraw reservations; the peer is told."""
+        if room is not self.room:
+            self.room = room
+            if self.peer is not None:
+                self.peer.on_accepts_changed()
+
+    def _note_link(self) -> None:
         peer = self.peer
         if peer is not None:
             carrier = self.link_up and peer.link_up
@@ -219,11 +236,11 @@ class Port:
                 for part in parts
                 if part.length <= accepts.largest or part.offload.needs is not Gso.NONE
             ]
-            self.drops["too long"] += len(parts) - len(fitting)
             taken = peer.receive(fitting) if fitting else 0
+            if fitting and taken == 0:
+                return index  # and the frame is offered again, whole
+            self.drops["too long"] += len(parts) - len(fitting)
             if taken < len(fitting):
-                if taken == 0:
-                    return index
                 self._left_over = [part.copy() for part in fitting[taken:]]
                 return index + 1
         return len(frames)
@@ -241,9 +258,9 @@ class Port:
 
     @property
     def reserves(self) -> bool:
-        """Whether the peer gives room in its memory."""
+        """Whether the peer gives room in its memory (a wire without carrier doesn't)."""
         peer = self.peer
-        return peer is not None and peer.room is not None
+        return peer is not None and peer.room is not None and self._carrier
 
     def reserve(self, length: int) -> Sequence[View] | None:
         """Ask the peer for ``length`` writable bytes; None when there is no room now."""

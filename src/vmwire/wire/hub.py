@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""A hub: what comes in at one port goes out at all the others.
+
+A hub never refuses, since one slow member must not hold up the rest: each member is offered every
+frame, and what it doesn't take is dropped and counted at its port. Superframes pass whole; the
+member's port finishes them if the member can't take them. A member without carrier costs nothing.
+
+A hub's own ports are always up: pulling one member's cable is not seen by the others. Two hubs
+must not be joined twice, for frames would circle (``vmwire.network`` refuses that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from vmwire.wire.frame import Frame
+from vmwire.wire.port import EVERYTHING, Port, stats
+
+
+class Hub:
+    """Any number of ports that all hear each other.
+
+    >>> hub = Hub("h")
+    >>> hub.add_port("a").name
+    'a'
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ports: tuple[Port, ...] = ()
+
+    def add_port(self, name: str) -> Port:
+        """Add a member's port, ready to be connected."""
+        port = Port(name, len, accepts=EVERYTHING)
+        port.receive = partial(self._flood, port)
+        self.ports += (port,)
+        return port
+
+    def remove_port(self, port: Port) -> None:
+        """Take a port away; the member behind it loses its carrier."""
+        port.disconnect()
+        self.ports = tuple(other for other in self.ports if other is not port)
+
+    def _flood(self, source: Port, frames: Sequence[Frame]) -> int:
+        for port in self.ports:
+            if port is not source and port.carrier:
+                taken = port.send(frames)
+                if taken < len(frames):
+                    port.drops["member busy"] += len(frames) - taken
+        return len(frames)
+
+    def stats(self) -> dict[str, object]:
+        """Return each port's counters as plain data."""
+        return {port.name: stats(port) for port in self.ports}
