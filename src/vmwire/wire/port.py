@@ -149,6 +149,38 @@ class Port:
             port.on_peer_link(False)
             port._note_carrier(False)
 
+    def insert(self, near: Port, far: Port) -> None:
+        """Put a box in the line, with ``near`` toward this port; a carrier stays as it is.
+
+        ``near`` and ``far`` are free, and their box hands the link on. With nobody at the other
+        end only ``near`` is joined.
+        """
+        peer = self.peer
+        if peer is None:
+            self.connect(near)
+            return
+        near.link_up, far.link_up = peer.link_up, self.link_up
+        self.peer, near.peer, far.peer, peer.peer = near, self, peer, far
+        for port in (near, far, self, peer):
+            port.on_accepts_changed()
+            port._note_link()
+
+    def bypass(self, far: Port) -> None:
+        """Take a box out of the line whose ends are this port and ``far``; the inverse."""
+        before, behind = self.peer, far.peer
+        if before is None or behind is None:
+            self.disconnect()
+            far.disconnect()
+            return
+        self.peer = far.peer = None
+        before.peer, behind.peer = behind, before
+        for port in (before, behind):
+            port.on_accepts_changed()
+            port._note_link()
+        for port in (self, far):
+            port._left_over.clear()
+            port._note_carrier(False)
+
     # State that travels
 
     @property

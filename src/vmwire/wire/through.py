@@ -56,18 +56,7 @@ class Through:
 
     def close(self) -> None:
         """Take the box out of the line and join its neighbours with each other."""
-        before, behind = self.left.peer, self.right.peer
-        self.left.disconnect()
-        self.right.disconnect()
-        if before is not None and behind is not None:
-            before.connect(behind)
-
-    def insert(self, left: Port, right: Port) -> None:
-        """Put the box between two ports, which are joined with each other or free."""
-        if left.peer is right:
-            left.disconnect()
-        left.connect(self.left)
-        right.connect(self.right)
+        self.left.bypass(self.right)
 
     def stats(self) -> dict[str, object]:
         """Return the box's counters as plain data."""
