@@ -254,11 +254,11 @@ def parse_json(text: str) -> JsonOptions:
             parse_constant=_no_constant,
         )
     except json.JSONDecodeError as error:
-        raise ConfigError(_json_fault(error), text) from None
+        raise ConfigError(_json_fault(error)) from None
     except (ValueError, RecursionError) as error:  # ours, a number of 5000 digits, 1000 brackets
-        raise ConfigError(f"JSON parse error, {error}", text) from None
+        raise ConfigError(f"JSON parse error, {error}") from None
     if not isinstance(members, dict):
-        raise ConfigError("JSON parse error, expecting an object", text)
+        raise ConfigError("JSON parse error, expecting an object")
     return JsonOptions(members, text)
 
 
