@@ -82,7 +82,7 @@ class Machine:
         self.command = [*prefix, qemu, *self._fixed(cpus, kernel_words), *memory, *network, *extra]
         self.console = Console(self.folder / "console.sock", self.report)
         self.qmp = Qmp(self.folder / "qmp.sock", self.report)
-        self._stderr = open(self.folder / "stderr", "w+b")
+        self._stderr_path = self.folder / "stderr"
         self.process: subprocess.Popen[bytes] | None = None
         self.boot_seconds = 0.0
 
@@ -119,9 +119,10 @@ class Machine:
     def start(self) -> None:
         """Start QEMU and take its two connections; the guest is still booting then."""
         Machine.live.append(self)
-        self.process = subprocess.Popen(
-            self.command, stdin=subprocess.DEVNULL, stdout=self._stderr, stderr=self._stderr
-        )
+        with open(self._stderr_path, "wb") as output:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
         self.console.accept(self.is_running)
         self.qmp.accept(self.is_running)
 
@@ -160,26 +161,30 @@ class Machine:
         self.kill()
         self.console.close()
         self.qmp.close()
-        self._stderr.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         if self in Machine.live:
             Machine.live.remove(self)
 
     def report(self) -> str:
         """What is known when something fails: command line, exit status, the end of both logs."""
-        with contextlib.suppress(OSError):
-            self._stderr_text = (self.folder / "stderr").read_text(errors="replace")
         status = self.process.poll() if self.process else None
+        state = "running" if status is None else f"not running, status {status}"
         return "\n".join(
             [
                 f"$ {shlex.join(self.command)}",
-                f"QEMU: {'not running, status ' + str(status) if status is not None else 'running'}",
+                f"QEMU: {state}",
                 "--- QEMU's output:",
-                getattr(self, "_stderr_text", "")[-3000:],
+                self.stderr()[-3000:],
                 "--- the guest's console:",
                 self.console.log[-3000:].decode(errors="replace"),
             ]
         )
+
+    def stderr(self) -> str:
+        try:
+            return self._stderr_path.read_text(errors="replace")
+        except OSError:
+            return ""
 
     # --- the guest's shell ---------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 """QEMUs, a guest kernel and peer programs, fetched into ~/.cache/vmwire without installing a thing.
 
 Each *root* is a folder with Debian packages unpacked in it: a private apt state (empty package
-list, own sources) resolves and downloads the whole closure, `dpkg-deb -x` unpacks it. No root
+list, own sources) resolves and downloads the whole closure, `dpkg-deb` unpacks it. No root
 rights, no chroot and no maintainer scripts are needed, and the machine's own packages don't matter.
 Programs of a root run in place through the root's own loader, so sockets, files and descriptors are
 shared with the host; `bin/` has a wrapper script for each.
@@ -167,18 +167,19 @@ def _download(recipe: Recipe, apt: Path) -> list[Path]:
     options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
     target = ["-t", recipe.target] if recipe.target else []
     _command("apt-get", *options, "-qq", "update")
-    _command("apt-get", *options, "-qq", "-y", *target, "--download-only", "install",
-             *recipe.packages)  # fmt: skip
+    fetch = ("-qq", "-y", *target, "--download-only", "install")
+    _command("apt-get", *options, *fetch, *recipe.packages)
     return sorted((apt / "archives").glob("*.deb"))
 
 
 def _unpack(archive: Path, root: Path) -> None:
     """As `dpkg-deb -x` would, but through the merged folders, and without set-uid bits: nothing
     here is run by them, so no such file should lie in a home folder."""
+    keep = ("--keep-directory-symlink", "--no-same-owner", "--no-same-permissions", "--wildcards")
     excluded = [f"--exclude=./{path}" for path in UNUSED]
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE) as opened:
-        _command("tar", "-x", "-C", str(root), "--keep-directory-symlink", "--no-same-owner",
-                 "--no-same-permissions", "--wildcards", *excluded, stdin=opened.stdout)  # fmt: skip
+    opener = ["dpkg-deb", "--fsys-tarfile", str(archive)]
+    with subprocess.Popen(opener, stdout=subprocess.PIPE) as opened:
+        _command("tar", "-x", "-C", str(root), *keep, *excluded, stdin=opened.stdout)
     if opened.returncode:
         raise ProvisionError(f"{archive.name} could not be unpacked")
 

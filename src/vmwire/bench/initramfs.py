@@ -33,7 +33,7 @@ class _Entry:
 
 
 class Initramfs:
-    """Files by path, packed in the order of their paths. Folders above a file come by themselves."""
+    """Files by path, packed in that order. Folders above a file come by themselves."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
