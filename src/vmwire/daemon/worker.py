@@ -1,0 +1,183 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""The worker: the process that is the network.
+
+Forked from the keeper, it imports the stack, builds the network of its job, says *ready* (or why
+not), and serves the control socket from its main thread while the engine runs in a thread of its
+own. Everything it owns that must outlive it goes through the fd store.
+
+It ends cleanly on SIGTERM. A keeper that is gone is replaced (see `keeper`); if that can't be, the
+worker watches the VM's lifeline itself. An exception that ends the engine ends the process, at
+once and with a traceback in the log: the keeper starts another.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from vmwire.daemon import keeper, log, process, rundir
+from vmwire.daemon.channel import Channel
+from vmwire.daemon.control import ControlServer
+from vmwire.daemon.job import Handles, Job, failure_data
+from vmwire.daemon.store import KeptFds, WorkerStore
+from vmwire.engine.host import FdStore
+from vmwire.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+CRASHED = 70
+"""Exit status of a worker that hit a bug (EX_SOFTWARE)."""
+BRIEF_KEEPER_S = 1.0
+"""A new keeper that dies this young would go on dying: no other one is tried."""
+
+
+class Served(Protocol):
+    """What the worker needs of a network."""
+
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+    def stats(self) -> dict[str, Any]: ...
+
+
+Builder = Callable[[dict[str, Any], FdStore, int], Served]
+"""Config, store, number of workers before this one -> a network that isn't started yet."""
+
+
+def build_network(config: dict[str, Any], store: FdStore, restarts: int) -> Served:
+    from vmwire.network import Network
+
+    network = Network(store=store)
+    network.build(config)
+    return network
+
+
+def main(
+    job: Job,
+    handles: Handles,
+    channel: Channel,
+    kept: KeptFds,
+    build: Builder = build_network,
+) -> int:
+    """Be the worker; returns the process's exit status."""
+    keeper.name_process("vmwire-worker")
+    process.set_standard_streams(handles.log)
+    log.start(job.log_level)
+    worker = Worker(job, handles, channel, kept)
+    try:
+        worker.open(build)
+    except (ConfigError, OSError) as error:
+        worker.close()
+        channel.send({"failed": failure_data(error)})
+        return 1
+    worker.run()
+    worker.close()
+    return 0
+
+
+class Worker:
+    """The main thread's loop, and what it watches."""
+
+    def __init__(self, job: Job, handles: Handles, channel: Channel, kept: KeptFds) -> None:
+        self.job = job
+        self.handles = handles
+        self._channel = channel
+        self._keeper_pid: int | None = None  # None: the keeper is our parent, not our child
+        self._keeper_born = 0.0
+        self._store = WorkerStore(channel, kept)
+        self._network: Served | None = None
+        self._control: ControlServer | None = None
+        self._started = time.time()
+        self._selector = selectors.DefaultSelector()
+        self._ending = False
+        # Ctrl-C reaches everybody in the terminal's foreground; there the keeper decides.
+        self._signals = process.StopSignals([signal.SIGINT, signal.SIGHUP])
+
+    def open(self, build: Builder) -> None:
+        """Make the network stand, then say so."""
+        threading.excepthook = _on_thread_crash
+        self._network = build(self.job.config, self._store, self.job.restarts)
+        self._network.start()
+        path = os.path.join(self.job.run_dir, rundir.CONTROL)
+        commands = {"stats": self._stats}
+        self._control = ControlServer(self._selector, self._store, path, commands)
+        self._watch(self._signals, self._end)
+        self._watch(self._channel, self._on_keeper)
+        self._channel.send({"ready": {"pid": os.getpid()}})
+        logger.info("the network stands (worker %d)", self.job.restarts + 1)
+
+    def run(self) -> None:
+        while not self._ending:
+            for key, _ in self._selector.select():
+                key.data()
+
+    def close(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        if self._network is not None:
+            self._network.close()
+
+    def _watch(self, source: Any, handler: Callable[[], None]) -> None:
+        self._selector.register(source, selectors.EVENT_READ, handler)
+
+    def _end(self) -> None:
+        self._ending = True
+
+    # Commands of the control socket
+
+    def _stats(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        assert self._network is not None
+        return {
+            "pid": os.getpid(),
+            "started": self._started,
+            "restarts": self.job.restarts,
+            **self._network.stats(),
+        }
+
+    # The keeper
+
+    def _on_keeper(self) -> None:
+        """The keeper says nothing to us: being readable means that it is gone."""
+        self._selector.unregister(self._channel)
+        self._channel.close()
+        if self.job.foreground:
+            logger.error("the process in the foreground was killed: ending")
+            self._end_alone()
+            return
+        if self._keeper_pid is not None:
+            os.waitpid(self._keeper_pid, 0)
+        logger.warning("the keeper is gone")
+        if time.monotonic() - self._keeper_born < BRIEF_KEEPER_S:
+            self._go_on_alone("the last one did not live long enough")
+            return
+        try:
+            self._channel, self._keeper_pid = keeper.spawn_adopter()
+        except OSError as error:
+            self._go_on_alone(str(error))
+            return
+        self._keeper_born = time.monotonic()
+        keeper.send_adoption(self._channel, self.job, self.handles)
+        self._store.move_to(self._channel)
+        self._watch(self._channel, self._on_keeper)
+
+    def _go_on_alone(self, reason: str) -> None:
+        logger.error("going on without a keeper: %s", reason)
+        if self.handles.lifeline is not None:
+            self._watch(self.handles.lifeline, self._end_alone)
+
+    def _end_alone(self) -> None:
+        """End, and tidy up in the keeper's place."""
+        rundir.remove(self.job.run_dir, self.job.sockets)
+        self._end()
+
+
+def _on_thread_crash(arguments: threading.ExceptHookArgs) -> None:
+    sys.excepthook(arguments.exc_type, arguments.exc_value or Exception(), arguments.exc_traceback)
+    os._exit(CRASHED)
