@@ -1,0 +1,517 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""The network: netdevs, cards, hubs and filters by id, and the wires between them.
+
+This is the public API; the command line and the monitor only call it.
+
+    with Network() as net:
+        net.add_netdev("user", id="u", hostfwd=["tcp::5555-:22"])
+        net.add_nic("virtio-net-pci", id="n0", netdev="u", socket="/run/me/n0.sock")
+        net.capture("u", "traffic.pcap")
+        net.wait()
+
+Theory of operation. The graph is data: members by id, each with one port and a list of filters
+that stand before it, and wires, each between two members. ``links`` gives it out as plain lists.
+One engine thread runs everything that moves; each method here may be called from any thread and
+hands its work to that one. What can't be had leaves nothing behind: a member is made, opened and
+joined, or none of it.
+
+An id names a netdev first, then a device, then a filter (a netdev and a device may have the same
+one, as in QEMU); ``kind`` says which is meant.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, TypeVar
+
+from vmwire import registry
+from vmwire.engine.host import FdStore, Host, NoStore
+from vmwire.engine.loop import Loop
+from vmwire.errors import ConfigError
+from vmwire.netdev.hubport import HubportNetdev, HubportOptions
+from vmwire.registry import Box, BoxType
+from vmwire.wire.capture import DEFAULT_SNAP_LENGTH, Capture
+from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
+from vmwire.wire.hook import Hook, HookFunction
+from vmwire.wire.hub import Hub
+from vmwire.wire.port import Port
+from vmwire.wire.through import Through
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Kind = Literal["netdev", "device", "filter"]
+Values = Mapping[str, Any]
+
+IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+
+
+@dataclass(slots=True, eq=False)
+class Filter:
+    """A box in the line before a member."""
+
+    id: str
+    type: str
+    box: Through
+    member: Member
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A netdev or a device, with the filters before it, nearest first."""
+
+    kind: Kind
+    id: str
+    type: str
+    box: Box
+    filters: list[Filter] = field(default_factory=list)
+
+    @property
+    def outward(self) -> Port:
+        """The port that a wire is joined to: the last filter's, or the member's own."""
+        return _sides(self, self.filters[-1].box)[1] if self.filters else self.box.port
+
+
+def _sides(member: Member, box: Through) -> tuple[Port, Port]:
+    """The box's ports toward the member and away from it. ``left`` is toward the guest."""
+    return (box.left, box.right) if member.kind == "device" else (box.right, box.left)
+
+
+class Network:
+    """A graph of netdevs and cards, and the engine that runs it. See the module."""
+
+    def __init__(self, store: FdStore | None = None) -> None:
+        self.loop = Loop()
+        self.host = Host(self.loop, NoStore() if store is None else store)
+        self.netdevs: dict[str, Member] = {}
+        self.devices: dict[str, Member] = {}
+        self.filters: dict[str, Filter] = {}
+        self.hubs: dict[int, Hub] = {}
+        self._wires: list[tuple[Member, Member]] = []
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._ended = threading.Event()
+        self._closed = False
+
+    # Running
+
+    def start(self) -> None:
+        """Run the engine in a thread of its own."""
+        running = threading.Event()
+        self.loop.post(running.set)
+        self._thread = threading.Thread(target=self._run, name="vmwire-engine", daemon=True)
+        self._thread.start()
+        running.wait()
+
+    def _run(self) -> None:
+        try:
+            self.loop.run()
+        except BaseException as error:  # kept for wait(), which raises it in the caller's thread
+            self._failure = error
+        finally:
+            self._ended.set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the engine's end; False if it still runs. Raises what ended it, if anything."""
+        ended = self._ended.wait(timeout_s)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        return ended
+
+    def stop(self) -> None:
+        """Let the engine end; ``wait`` returns then."""
+        self.loop.stop()
+
+    def close(self) -> None:
+        """End the engine and give everything back. Harmless when called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._thread is not None:
+            self.loop.stop()
+            self._thread.join()
+        self._remove_all([*self.filters.values(), *self.devices.values(), *self.netdevs.values()])
+        self.loop.close()
+
+    def __enter__(self) -> Network:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Members
+
+    def add_netdev(self, type: str, *, id: str, **options: Any) -> str:
+        """Add a netdev; return its id. ``hubport`` with ``netdev=`` joins that one at once."""
+        found = registry.load(registry.NETDEVS, type)
+        if found is None:
+            known = ", ".join(sorted(registry.NETDEVS))
+            raise ConfigError(f"netdev type '{type}' is not known (there are: {known})")
+        self.loop.call(lambda: self._add_netdev(type, found, {"id": id, **options}))
+        return id
+
+    def add_nic(self, type: str, *, id: str, netdev: str | None = None, **options: Any) -> str:
+        """Add a card joined to ``netdev`` (or to nothing yet); return its id."""
+        found = registry.load(registry.DEVICES, type)
+        if found is None:
+            raise ConfigError(f"'{type}' is not a valid device model name")
+        self.loop.call(lambda: self._add_device(type, found, {"id": id, **options}, netdev))
+        return id
+
+    def add_netns(self, *, id: str, netdev: str | None = None, **options: Any) -> str:
+        """Add a network namespace as a guest (``vmwire.attach.netns``); return its id."""
+        return self.add_nic("netns", id=id, netdev=netdev, **options)
+
+    def build(self, config: Mapping[str, Any]) -> None:
+        """Add what ``config`` lists, all of it or nothing.
+
+        ``{"netdevs": [[type, {...}], ...], "devices": [[type, {...}, {attach ...}], ...]}``
+        """
+        self.loop.call(lambda: self._build(config))
+
+    def remove(self, id: str, *, kind: Kind | None = None) -> None:
+        """Take a member or a filter away. A member's filters go with it; its peer stays, cut off;
+        a filter's neighbours are joined with each other."""
+        self.loop.call(lambda: self._remove(self._find(id, kind)))
+
+    # Wires
+
+    @property
+    def links(self) -> list[list[str]]:
+        """The wires as chains of ids, each from one end through the filters to the other."""
+        return self.loop.call(lambda: [_chain(*wire) for wire in self._wires])
+
+    def connect(self, a: str, b: str) -> None:
+        """Join two members that are free: a device and a netdev, or two of a kind."""
+        self.loop.call(lambda: self._connect_ids(a, b))
+
+    def disconnect(self, id: str, *, kind: Kind | None = None) -> None:
+        """Part a member from what it is joined to; both lose their carrier."""
+        self.loop.call(lambda: self._disconnect(self._member(id, kind)))
+
+    def set_link(self, id: str, up: bool, *, kind: Kind | None = None) -> None:
+        """Pull or plug a member's cable; what is at the other end sees it."""
+        self.loop.call(lambda: self._member(id, kind).box.port.set_link(up))
+
+    # Filters
+
+    def capture(
+        self,
+        id: str,
+        file: str | os.PathLike[str] | BinaryIO,
+        *,
+        name: str | None = None,
+        snap_length: int = DEFAULT_SNAP_LENGTH,
+        kind: Kind | None = None,
+    ) -> str:
+        """Record what passes at a member as pcap; return the capture's id."""
+
+        def make(filter_id: str) -> Through:
+            opened = _open_private(file) if isinstance(file, str | os.PathLike) else file
+            return Capture(filter_id, opened, time.time_ns, self.loop.call_later, snap_length)
+
+        return self.loop.call(lambda: self._add_filter(id, kind, "capture", name, make))
+
+    def hook(
+        self,
+        id: str,
+        function: HookFunction,
+        *,
+        name: str | None = None,
+        superframes: bool = False,
+        kind: Kind | None = None,
+    ) -> str:
+        """Ask ``function`` about what passes at a member (``vmwire.wire.hook``); return the id."""
+
+        def make(filter_id: str) -> Through:
+            return Hook(filter_id, function, superframes=superframes)
+
+        return self.loop.call(lambda: self._add_filter(id, kind, "hook", name, make))
+
+    def inject(
+        self,
+        id: str,
+        frame: bytes,
+        *,
+        offload: Offload = NO_OFFLOAD,
+        kind: Kind | None = None,
+    ) -> bool:
+        """Hand a frame to a member as if its wire had brought it; False if there was no room."""
+        return self.loop.call(lambda: self._inject(self._member(id, kind), frame, offload))
+
+    def stats(self) -> dict[str, Any]:
+        """Return the graph and all counters as plain data."""
+        return self.loop.call(self._stats)
+
+    # In the engine's thread: members
+
+    def _build(self, config: Mapping[str, Any]) -> None:
+        made: list[Member] = []
+        try:
+            for type, values in config.get("netdevs", ()):
+                made.append(self._build_netdev(type, dict(values)))
+            for type, values, *attach in config.get("devices", ()):
+                made.append(self._build_device(type, dict(values), *attach))
+        except BaseException:
+            self._remove_all(reversed(made))
+            raise
+
+    def _build_netdev(self, type: str, values: dict[str, Any]) -> Member:
+        try:
+            return self.netdevs[self.add_netdev(type, **_with_id(values))]
+        except ConfigError as error:
+            raise _named(error, f"-netdev {type}", values) from None
+
+    def _build_device(
+        self, type: str, values: dict[str, Any], attach: Values | None = None
+    ) -> Member:
+        try:
+            values = self._with_any_id(type, values)
+            return self.devices[self.add_nic(type, **values, **(attach or {}))]
+        except ConfigError as error:
+            raise _named(error, f"-device {type}", values) from None
+
+    def _with_any_id(self, type: str, values: dict[str, Any]) -> dict[str, Any]:
+        """A device may do without an id; it gets one that nobody has."""
+        if values.get("id"):
+            return values
+        number = next(n for n in range(len(self.devices) + 1) if f"{type}.{n}" not in self.devices)
+        return values | {"id": f"{type}.{number}"}
+
+    def _add_netdev(self, type: str, found: BoxType, values: Values) -> None:
+        self._check_id(values["id"], self.netdevs, "netdev")
+        options = registry.record(found, values)
+        if isinstance(options, HubportOptions):
+            self._add_hubport(options)
+            return
+        self._add(self.netdevs, Member("netdev", options.id, type, found(options)), None)
+
+    def _add_hubport(self, options: HubportOptions) -> None:
+        peer = None
+        if options.netdev is not None:
+            peer = self.netdevs.get(options.netdev)
+            if peer is None:
+                raise ConfigError(f"netdev '{options.netdev}' not found")
+        hub = self.hubs.setdefault(options.hubid, Hub(f"hub{options.hubid}"))
+        try:
+            box = HubportNetdev(options, hub)
+            self._add(self.netdevs, Member("netdev", options.id, "hubport", box), peer)
+        finally:
+            self._forget_empty_hubs()
+
+    def _add_device(self, type: str, found: BoxType, values: Values, netdev: str | None) -> None:
+        self._check_id(values["id"], self.devices, "device")
+        peer = None
+        if netdev is not None:
+            peer = self.netdevs.get(netdev)
+            if peer is None:
+                raise ConfigError(f"Property '{type}.netdev' can't find value '{netdev}'")
+            if self._is_joined(peer):
+                raise ConfigError(
+                    f"Property '{type}.netdev' can't take value '{netdev}', it's in use "
+                    f"({self._how_to_share(peer)})"
+                )
+        box = found(registry.record(found, values))
+        self._add(self.devices, Member("device", values["id"], type, box), peer)
+
+    def _add(self, members: dict[str, Member], member: Member, peer: Member | None) -> None:
+        """Open, join and list a new member; or close it again."""
+        try:
+            if peer is not None:
+                self._connect(member, peer)
+            member.box.open(self.host)
+        except BaseException:
+            self._disconnect(member)
+            member.box.close()
+            raise
+        members[member.id] = member
+
+    def _check_id(self, id: object, members: Mapping[str, object], kind: str) -> None:
+        if not isinstance(id, str) or not IDENTIFIER.fullmatch(id):
+            raise ConfigError("Parameter 'id' expects an identifier")
+        if id in members:
+            raise ConfigError(f"Duplicate ID '{id}' for {kind}")
+
+    def _find(self, id: str, kind: Kind | None) -> Member | Filter:
+        places: dict[Kind, Mapping[str, Member | Filter]] = {
+            "netdev": self.netdevs,
+            "device": self.devices,
+            "filter": self.filters,
+        }
+        for place in places if kind is None else (kind,):
+            found = places[place].get(id)
+            if found is not None:
+                return found
+        raise ConfigError(f"{kind or 'netdev, device or filter'} '{id}' not found")
+
+    def _member(self, id: str, kind: Kind | None = None) -> Member:
+        found = self._find(id, kind)
+        if isinstance(found, Filter):
+            raise ConfigError(f"'{id}' is a filter; this needs a netdev or a device")
+        return found
+
+    def _remove(self, what: Member | Filter) -> None:
+        if isinstance(what, Filter):
+            del self.filters[what.id]
+            what.member.filters.remove(what)
+            what.box.close()
+            return
+        for each in what.filters[:]:
+            self._remove(each)
+        self._disconnect(what)
+        del (self.netdevs if what.kind == "netdev" else self.devices)[what.id]
+        what.box.close()
+        self._forget_empty_hubs()
+
+    def _remove_all(self, what: Iterable[Member | Filter]) -> None:
+        for each in what:
+            self._remove(each)
+
+    def _forget_empty_hubs(self) -> None:
+        self.hubs = {number: hub for number, hub in self.hubs.items() if hub.ports}
+
+    # In the engine's thread: wires
+
+    def _connect_ids(self, a: str, b: str) -> None:
+        members = (self._end(a, "device"), self._end(b, "netdev"))
+        for member in members:
+            if self._is_joined(member):
+                raise ConfigError(f"'{member.id}' is in use ({self._how_to_share(member)})")
+        self._connect(*members)
+
+    def _end(self, id: str, likely: Kind) -> Member:
+        """The member that ``connect`` means: of the kind that its place suggests, or any."""
+        try:
+            return self._member(id, likely)
+        except ConfigError:
+            return self._member(id)
+
+    def _connect(self, a: Member, b: Member) -> None:
+        if a is b:
+            raise ConfigError(f"'{a.id}' can't be joined to itself")
+        if self._is_joined(b):
+            raise ConfigError(f"netdev '{b.id}' is in use ({self._how_to_share(b)})")
+        hubs = [m.box.hub for m in (a, b) if isinstance(m.box, HubportNetdev)]
+        if len(hubs) == 2 and self._reachable(*hubs):
+            raise ConfigError(f"'{a.id}' and '{b.id}' are on hubs that are joined already: "
+                              "frames would circle")  # fmt: skip
+        a.outward.connect(b.outward)
+        self._wires.append((a, b))
+
+    def _reachable(self, start: Hub, goal: Hub) -> bool:
+        """Whether two hubs are the same, or joined through hubports."""
+        joined = [
+            (a.box.hub, b.box.hub)
+            for a, b in self._wires
+            if isinstance(a.box, HubportNetdev) and isinstance(b.box, HubportNetdev)
+        ]
+        seen = {start}
+        for _ in joined:  # each round goes one hub further
+            seen |= {hub for pair in joined if not seen.isdisjoint(pair) for hub in pair}
+        return goal in seen
+
+    def _disconnect(self, member: Member) -> None:
+        member.outward.disconnect()
+        self._wires = [wire for wire in self._wires if member not in wire]
+
+    def _is_joined(self, member: Member) -> bool:
+        return any(member in wire for wire in self._wires)
+
+    def _how_to_share(self, member: Member) -> str:
+        if member.kind == "device":
+            return "a device has one wire"
+        return (
+            f"to share it: -netdev hubport,id=h0,hubid=0,netdev={member.id} and for each card "
+            "a -netdev hubport,id=h1,hubid=0"
+        )
+
+    def _inject(self, member: Member, data: bytes, offload: Offload) -> bool:
+        peer = member.box.port.peer
+        if peer is None:
+            raise ConfigError(f"'{member.id}' is joined to nothing")
+        return peer.send([Frame.of(data, offload)]) == 1
+
+    # In the engine's thread: filters
+
+    def _add_filter(
+        self,
+        id: str,
+        kind: Kind | None,
+        type: str,
+        name: str | None,
+        make: Callable[[str], Through],
+    ) -> str:
+        member = self._member(id, kind)
+        if name is None:
+            name = next(n for i in range(len(self.filters) + 1)
+                        if (n := f"{type}{i}") not in self.filters)  # fmt: skip
+        self._check_id(name, self.filters, "filter")
+        box = make(name)
+        near, far = _sides(member, box)
+        member.outward.insert(near, far)
+        added = Filter(name, type, box, member)
+        member.filters.append(added)
+        self.filters[name] = added
+        return name
+
+    def _stats(self) -> dict[str, Any]:
+        def members(of: Mapping[str, Member]) -> dict[str, Any]:
+            return {
+                id: {"type": m.type, "carrier": m.box.port.carrier, **m.box.stats()}
+                for id, m in of.items()
+            }
+
+        return {
+            "netdevs": members(self.netdevs),
+            "devices": members(self.devices),
+            "filters": {
+                id: {"type": f.type, "at": f.member.id, **f.box.stats()}
+                for id, f in self.filters.items()
+            },
+            "hubs": {hub.name: hub.stats() for hub in self.hubs.values()},
+            "links": [_chain(*wire) for wire in self._wires],
+        }
+
+
+def _chain(a: Member, b: Member) -> list[str]:
+    before = [each.id for each in a.filters]
+    behind = [each.id for each in reversed(b.filters)]
+    return [a.id, *before, *behind, b.id]
+
+
+def _with_id(values: dict[str, Any]) -> dict[str, Any]:
+    if values.get("id") is None:
+        raise ConfigError("Parameter 'id' is missing")
+    return values
+
+
+def _named(error: ConfigError, start: str, values: Values) -> ConfigError:
+    """The error with the option in front that it is about, unless it names one."""
+    if error.option is not None:
+        return error
+    shown = [f"{key}={values[key]}" for key in ("id", "netdev") if values.get(key)]
+    return ConfigError(error.message, ",".join([start, *shown]))
+
+
+def _open_private(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file that holds other people's traffic: new or emptied, for its owner only."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    try:
+        return os.fdopen(os.open(path, flags, 0o600), "wb")
+    except OSError as error:
+        raise ConfigError(f"can't write to '{os.fspath(path)}': {error.strerror}") from None

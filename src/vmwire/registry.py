@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which types of netdev and card there are, and where they live.
+
+Types are named by strings and imported when one is asked for, so that importing the network, or
+asking for help, doesn't import the whole stack. To add a type: write its module, add a line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from vmwire.engine.host import Host
+from vmwire.errors import ConfigError
+from vmwire.wire.port import Port
+
+
+class Box(Protocol):
+    """What every netdev and every card is."""
+
+    port: Port
+
+    def open(self, host: Host) -> None:
+        """Acquire host resources; raises ConfigError or OSError and leaves nothing behind."""
+
+    def close(self) -> None:
+        """Give them back. Harmless when called twice."""
+
+    def stats(self) -> dict[str, object]:
+        """Return counters as plain data."""
+
+
+class BoxType(Protocol):
+    """A class of boxes: made of one record, whose type stands in the class as ``OPTIONS``."""
+
+    OPTIONS: type[Any]
+
+    def __call__(self, options: Any) -> Box:
+        """Make the box; acquires nothing."""
+
+
+NETDEVS: Mapping[str, str] = {
+    "user": "vmwire.netdev.user:UserNetdev",
+    "hubport": "vmwire.netdev.hubport:HubportNetdev",
+    "null": "vmwire.netdev.null:NullNetdev",
+}
+DEVICES: Mapping[str, str] = {
+    "virtio-net-pci": "vmwire.attach.vhost_user:VhostUserNic",
+    "netns": "vmwire.attach.netns:NetnsNic",
+    "null": "vmwire.nic.null:NullNic",
+}
+
+
+def load(types: Mapping[str, str], name: str) -> BoxType | None:
+    """Import and return the class of the type ``name``; None if there is no such type."""
+    where = types.get(name)
+    if where is None:
+        return None
+    module, _, attribute = where.partition(":")
+    return cast(BoxType, getattr(import_module(module), attribute))
+
+
+def record(box_type: BoxType, values: Mapping[str, object]) -> Any:
+    """Make the options record of a type from named values; ConfigError if they don't fit."""
+    wanted = {each.name.replace("_", "-"): each for each in fields(box_type.OPTIONS)}
+    given = {name.replace("_", "-"): value for name, value in values.items()}
+    for name in given:
+        if name not in wanted:
+            raise ConfigError(f"Invalid parameter '{name}'")
+    for name, each in wanted.items():
+        if name not in given and each.default is MISSING and each.default_factory is MISSING:
+            raise ConfigError(f"Parameter '{name}' is missing")
+    return box_type.OPTIONS(**{wanted[name].name: value for name, value in given.items()})
