@@ -87,7 +87,7 @@ def parse_size(text: str, unit: int = 1) -> int:
         raise ValueError("expects a size in whole bytes")
     whole = int(match["hex"], 16) if match["hex"] else int(match["whole"] or 0)
     digits = fraction[1:]
-    size = whole * scale + int(digits or 0) * scale // 10 ** len(digits)
+    size: int = whole * scale + int(digits or 0) * scale // 10 ** len(digits)
     if size >= 1 << 64:
         raise ValueError("is out of range")
     return size
@@ -249,6 +249,7 @@ class ParsedType(ValueType):
     ``{device}`` and ``{value}`` stand for what was typed.
     """
 
+    result: type = object
     parse: Callable[[str], Any] = str
     written: Callable[[Any], str] = str
 
