@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -37,6 +36,7 @@ from vmwire.engine.host import FdStore, Host, NoStore
 from vmwire.engine.loop import Loop
 from vmwire.errors import ConfigError
 from vmwire.netdev.hubport import HubportNetdev, HubportOptions
+from vmwire.options.values import is_id
 from vmwire.registry import Box, BoxType
 from vmwire.wire.capture import DEFAULT_SNAP_LENGTH, Capture
 from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
@@ -50,8 +50,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Kind = Literal["netdev", "device", "filter"]
 Values = Mapping[str, Any]
-
-IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 
 @dataclass(slots=True, eq=False)
@@ -170,7 +168,9 @@ class Network:
         found = registry.load(registry.DEVICES, type)
         if found is None:
             raise ConfigError(f"'{type}' is not a valid device model name")
-        self.loop.call(lambda: self._add_device(type, found, {"id": id, **options}, netdev))
+        self.loop.call(
+            lambda: self._add_device(type, found, {"id": id, "netdev": netdev, **options})
+        )
         return id
 
     def add_netns(self, *, id: str, netdev: str | None = None, **options: Any) -> str:
@@ -314,8 +314,9 @@ class Network:
         finally:
             self._forget_empty_hubs()
 
-    def _add_device(self, type: str, found: BoxType, values: Values, netdev: str | None) -> None:
+    def _add_device(self, type: str, found: BoxType, values: Values) -> None:
         self._check_id(values["id"], self.devices, "device")
+        options, netdev = registry.record(found, values), values["netdev"]
         peer = None
         if netdev is not None:
             peer = self.netdevs.get(netdev)
@@ -326,8 +327,7 @@ class Network:
                     f"Property '{type}.netdev' can't take value '{netdev}', it's in use "
                     f"({self._how_to_share(peer)})"
                 )
-        box = found(registry.record(found, values))
-        self._add(self.devices, Member("device", values["id"], type, box), peer)
+        self._add(self.devices, Member("device", options.id, type, found(options)), peer)
 
     def _add(self, members: dict[str, Member], member: Member, peer: Member | None) -> None:
         """Open, join and list a new member; or close it again."""
@@ -342,7 +342,7 @@ class Network:
         members[member.id] = member
 
     def _check_id(self, id: object, members: Mapping[str, object], kind: str) -> None:
-        if not isinstance(id, str) or not IDENTIFIER.fullmatch(id):
+        if not isinstance(id, str) or not is_id(id):
             raise ConfigError("Parameter 'id' expects an identifier")
         if id in members:
             raise ConfigError(f"Duplicate ID '{id}' for {kind}")
@@ -501,9 +501,7 @@ def _with_id(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(error: ConfigError, start: str, values: Values) -> ConfigError:
-    """The error with the option in front that it is about, unless it names one."""
-    if error.option is not None:
-        return error
+    """The error with the option in front that it is about."""
     shown = [f"{key}={values[key]}" for key in ("id", "netdev") if values.get(key)]
     return ConfigError(error.message, ",".join([start, *shown]))
 

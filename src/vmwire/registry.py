@@ -9,12 +9,11 @@ asking for help, doesn't import the whole stack. To add a type: write its module
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any, Protocol, cast
 
 from vmwire.engine.host import Host
-from vmwire.errors import ConfigError
+from vmwire.options.table import table_of
 from vmwire.wire.port import Port
 
 
@@ -65,12 +64,4 @@ def load(types: Mapping[str, str], name: str) -> BoxType | None:
 
 def record(box_type: BoxType, values: Mapping[str, object]) -> Any:
     """Make the options record of a type from named values; ConfigError if they don't fit."""
-    wanted = {each.name.replace("_", "-"): each for each in fields(box_type.OPTIONS)}
-    given = {name.replace("_", "-"): value for name, value in values.items()}
-    for name in given:
-        if name not in wanted:
-            raise ConfigError(f"Invalid parameter '{name}'")
-    for name, each in wanted.items():
-        if name not in given and each.default is MISSING and each.default_factory is MISSING:
-            raise ConfigError(f"Parameter '{name}' is missing")
-    return box_type.OPTIONS(**{wanted[name].name: value for name, value in given.items()})
+    return table_of(box_type.OPTIONS).from_kwargs(**values)

@@ -12,17 +12,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vmwire.engine.host import Host
+from vmwire.options.table import option, record
+from vmwire.options.values import IDENTIFIER, INT32, STRING
 from vmwire.wire.hub import Hub
 from vmwire.wire.port import stats
 
 
-@dataclass(frozen=True, slots=True)
+@record("netdev", "hubport")
+@dataclass(slots=True, kw_only=True)
 class HubportOptions:
     """What a user can say about it."""
 
-    id: str
-    hubid: int
-    netdev: str | None = None
+    id: str = option(IDENTIFIER, required=True)
+    hubid: int = option(INT32, required=True)
+    netdev: str | None = option(STRING)
 
 
 class HubportNetdev:

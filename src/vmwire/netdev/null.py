@@ -12,21 +12,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmwire.engine.host import Host
+from vmwire.options.table import option, record
+from vmwire.options.values import IDENTIFIER
 from vmwire.wire.frame import Frame, total_length
 from vmwire.wire.port import EVERYTHING, Port, stats
 
 
-@dataclass(frozen=True, slots=True)
+@record("netdev", "null")
+@dataclass(slots=True, kw_only=True)
 class NullOptions:
     """What a user can say about it."""
 
-    id: str
+    id: str = option(IDENTIFIER, required=True)
 
 
 class NullNetdev:
     """Swallows what it receives, superframes included, and never sends.
 
-    >>> netdev = NullNetdev(NullOptions("x"))
+    >>> netdev = NullNetdev(NullOptions(id="x"))
     >>> netdev.receive([Frame.of(bytes(60))]), netdev.received
     (1, 1)
     """

@@ -12,21 +12,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmwire.engine.host import Host
+from vmwire.options.table import option, record
+from vmwire.options.values import IDENTIFIER, STRING
 from vmwire.wire.frame import Frame, total_length
 from vmwire.wire.port import EVERYTHING, Port, stats
 
 
-@dataclass(frozen=True, slots=True)
+@record("device", "null")
+@dataclass(slots=True, kw_only=True)
 class NullNicOptions:
     """What a user can say about it."""
 
-    id: str
+    id: str = option(IDENTIFIER, required=True)
+    netdev: str | None = option(STRING)
 
 
 class NullNic:
     """Swallows what it receives, superframes included, and never sends.
 
-    >>> nic = NullNic(NullNicOptions("n0"))
+    >>> nic = NullNic(NullNicOptions(id="n0"))
     >>> nic.receive([Frame.of(bytes(60))]), nic.received
     (1, 1)
     """
