@@ -94,7 +94,7 @@ class Machine:
             *("-chardev", f"socket,id=console,path={self.folder}/console.sock"),
             *("-serial", "chardev:console"),
             *("-chardev", f"socket,id=qmp,path={self.folder}/qmp.sock"),
-            *("-mon", "chardev=qmp,mode=control"),
+            *("-qmp", "chardev:qmp"),
         ]
 
     # --- life ----------------------------------------------------------------------------------
@@ -174,9 +174,9 @@ class Machine:
                 f"$ {shlex.join(self.command)}",
                 f"QEMU: {state}",
                 "--- QEMU's output:",
-                self.stderr()[-3000:],
+                self.stderr()[-2000:],
                 "--- the guest's console:",
-                self.console.log[-3000:].decode(errors="replace"),
+                self.console.log[-2000:].decode(errors="replace"),
             ]
         )
 
