@@ -70,6 +70,11 @@ def set_standard_streams(log_fd: int) -> None:
     os.dup2(null, 1)
     os.dup2(log_fd, 2)
     os.close(null)
+    # What sys.stderr was may be something else's (a test runner's), or have text waiting in it.
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(  # noqa: SIM115
+        2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+    )
 
 
 def reset_signals() -> None:

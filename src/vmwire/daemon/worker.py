@@ -45,6 +45,7 @@ class Served(Protocol):
     def start(self) -> None: ...
     def close(self) -> None: ...
     def stats(self) -> dict[str, Any]: ...
+    def wait(self) -> object: ...
 
 
 Builder = Callable[[dict[str, Any], FdStore, int], Served]
@@ -55,8 +56,24 @@ def build_network(config: dict[str, Any], store: FdStore, restarts: int) -> Serv
     from vmwire.network import Network
 
     network = Network(store=store)
-    network.build(config)
+    try:
+        network.build(config)
+        for member, path in config.get("captures", ()):
+            network.capture(member, capture_path(path, restarts))
+    except BaseException:
+        network.close()
+        raise
     return network
+
+
+def capture_path(path: str, restarts: int) -> str:
+    """Where this worker's capture goes: a later one must not write over what the first saw.
+
+    >>> capture_path("/tmp/wire.pcap", 0), capture_path("/tmp/wire.pcap", 2)
+    ('/tmp/wire.pcap', '/tmp/wire.restart2.pcap')
+    """
+    stem, extension = os.path.splitext(path)
+    return f"{stem}.restart{restarts}{extension}" if restarts else path
 
 
 def main(
@@ -102,9 +119,10 @@ class Worker:
 
     def open(self, build: Builder) -> None:
         """Make the network stand, then say so."""
-        threading.excepthook = _on_thread_crash
+        threading.excepthook = _on_thread_crash  # the engine's failure comes out of its wait()
         self._network = build(self.job.config, self._store, self.job.restarts)
         self._network.start()
+        threading.Thread(target=self._network.wait, name="vmwire-watch", daemon=True).start()
         path = os.path.join(self.job.run_dir, rundir.CONTROL)
         commands = {"stats": self._stats}
         self._control = ControlServer(self._selector, self._store, path, commands)
