@@ -1,0 +1,217 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which user-mode netdevs of a command line vmwire serves, and why it leaves the others.
+
+The contract: no command that starts without vmwire may fail, or mean something else, with it. So a
+netdev is *taken* only if everything that refers to it is understood and served; in every doubt it
+*stays* with QEMU, unchanged. Three questions, from cheap to dear:
+
+1. the whole line: does anything in it fix the card's or the RAM's shape from outside (a saved
+   state to load, a config file), or end QEMU before it runs?
+2. each netdev: its own options, exactly one card that is virtio-net, nothing else that names it;
+3. QEMU and the RAM (`probe`, `memory`): asked only if something is left to take.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from vmwire.cli.wrap import cards
+from vmwire.cli.wrap.cmdline import QUESTIONS
+from vmwire.cli.wrap.survey import Entry, Survey
+from vmwire.cli.wrap.values import Values, text
+
+# Targets whose virtio-net vmwire's back end serves: little-endian ones (a legacy virtio card has
+# its guest's byte order, and vhost-user can't say which that is).
+TARGETS = frozenset(("x86_64", "i386", "aarch64", "arm", "riscv64", "riscv32", "loongarch64"))
+
+NO_NETWORK_OF_OURS = frozenset(("none", "xenpv", "xenfv", "x-remote"))
+
+IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9\-._]*")
+
+# Of ``-nic``, what goes to the card; the rest is the netdev's.
+NIC_KEYS = ("model", "mac")
+
+Served = Callable[[Entry], str | None]
+
+
+@dataclass(slots=True)
+class Verdict:
+    """One ``-netdev user`` or ``-nic user``. Taken, unless there is a reason."""
+
+    entry: Entry
+    id: str
+    """The netdev's id; one made up here for a ``-nic`` without."""
+    driver: str = ""
+    card: Entry | None = None
+    """The ``-device``; None for ``-nic``, which is both."""
+    reason: str | None = None
+
+    @property
+    def taken(self) -> bool:
+        return self.reason is None
+
+    @property
+    def netdev_values(self) -> Values:
+        return {
+            **{k: v for k, v in self.entry.values.items() if k not in NIC_KEYS or not self.is_nic},
+            "id": self.id,
+        }
+
+    @property
+    def device_values(self) -> Values:
+        if self.card is not None:
+            return {k: v for k, v in self.card.values.items() if k != "driver"}
+        mac = text(self.entry.values, "mac")
+        return {"netdev": self.id, **({"mac": mac} if mac else {})}
+
+    @property
+    def is_nic(self) -> bool:
+        return self.entry.option.name == "nic"
+
+
+def candidates(survey: Survey) -> list[Verdict]:
+    """Every user-mode netdev of the new spellings, in order."""
+    found: list[Verdict] = []
+    taken_ids = {entry.id for entry in survey.entries}
+    for entry in survey.named("netdev", "nic"):
+        if entry.type != "user":
+            continue
+        identifier = entry.id
+        if identifier is None and entry.option.name == "nic":
+            numbers = (f"vmwire-nic{n}" for n in range(len(survey.entries) + 1))
+            identifier = next(name for name in numbers if name not in taken_ids)
+            taken_ids.add(identifier)
+        found.append(Verdict(entry, identifier or ""))
+    return found
+
+
+def judge(survey: Survey, verdicts: list[Verdict], keep: Collection[str], served: Served) -> None:
+    """Questions 1 and 2: give a reason to each verdict that has one."""
+    whole = next(_reasons_of_the_line(survey), None)
+    for verdict in verdicts:
+        verdict.reason = whole or next(_reasons_of_one(survey, verdict, keep, served), None)
+
+
+def stay(verdicts: list[Verdict], reason: str) -> None:
+    """Nothing can be taken, for a reason that has nothing to do with a single netdev."""
+    for verdict in verdicts:
+        verdict.reason = verdict.reason or reason
+
+
+# --- 1: the whole line ------------------------------------------------------------------------
+
+
+def _reasons_of_the_line(survey: Survey) -> Iterator[str]:
+    line = survey.line
+    if line.fault:
+        yield line.fault
+    if line.has(*QUESTIONS) or survey.asks_help:
+        yield "QEMU is only asked for help"
+    for name, why in _FORBIDDING.items():
+        if line.has(name):
+            yield f"-{name} is given: {why}"
+    machine = text(survey.machine, "type")
+    if machine in NO_NETWORK_OF_OURS:
+        yield f"the machine '{machine}' is not served"
+    for accelerator in survey.accelerators:
+        if accelerator in ("qtest", "xen"):
+            yield f"the accelerator '{accelerator}' is not served"
+    for entry in survey.named("icount"):
+        if "rr" in entry.values:
+            yield "-icount rr= records or replays, which a network outside QEMU can't be part of"
+    for entry in survey.named("device"):
+        if not entry.is_off("failover") and (
+            entry.get("failover") or entry.get("failover_pair_id")
+        ):
+            yield "a failover pair is given"
+
+
+_FORBIDDING = {
+    "incoming": "a migration's cards must be as they were at its source",
+    "loadvm": "a snapshot's cards must be as they were when it was saved",
+    "readconfig": "what it holds is not on the command line",
+    "only-migratable": "a network outside QEMU does not migrate with it",
+    "preconfig": "the machine is described later, over QMP",
+    "qtest": "the machine is driven by a test",
+    "xen-attach": "a Xen machine is not served",
+    "xen-domid": "a Xen machine is not served",
+}
+
+# --- 2: each netdev ---------------------------------------------------------------------------
+
+
+def _reasons_of_one(
+    survey: Survey, verdict: Verdict, keep: Collection[str], served: Served
+) -> Iterator[str]:
+    if verdict.id in keep:
+        yield "--keep"
+    if verdict.entry.option.fixed:
+        yield "the program itself sets it"
+    if not IDENTIFIER.fullmatch(verdict.id):
+        yield "it has no usable id"
+    if sum(entry.id == verdict.id for entry in survey.named("netdev", "nic")) > 1:
+        yield "its id is given twice"
+    if reason := served(verdict.entry):
+        yield reason
+    yield from (_nic_reasons(verdict) if verdict.is_nic else _card_reasons(survey, verdict))
+    yield from _setting_reasons(survey, verdict)
+
+
+def _nic_reasons(verdict: Verdict) -> Iterator[str]:
+    model = verdict.entry.get("model")
+    verdict.driver = cards.NIC_MODELS.get(model or "", "")
+    if model is None:
+        yield "its card is the machine's default model (model=virtio makes it one that is served)"
+    elif not verdict.driver:
+        yield f"the card is {model}, only virtio-net cards are served"
+
+
+def _card_reasons(survey: Survey, verdict: Verdict) -> Iterator[str]:
+    users = [
+        entry
+        for entry in survey.entries
+        if entry.index != verdict.entry.index and entry.get("netdev") == verdict.id
+    ]
+    for user in users:
+        if user.option.name != "device":
+            yield f"{user.option} refers to it"
+    if not users:
+        yield "no card refers to it"
+    elif len(users) > 1:
+        yield "several cards refer to it"
+    else:
+        verdict.card = users[0]
+        verdict.driver = users[0].type
+        if reason := cards.unserved(users[0]):
+            yield reason
+
+
+def _setting_reasons(survey: Survey, verdict: Verdict) -> Iterator[str]:
+    """``-global`` and ``-set`` reach cards and netdevs by other ways."""
+    for driver, name, value in globals_of(survey):
+        if driver.startswith(cards.FAMILY) and (reason := cards.unserved_property(name, value)):
+            yield f"-global {driver}.{name}: {reason}"
+    card_id = verdict.card.id if verdict.card else None
+    for _, option in survey.line.named("set"):
+        group, _, rest = option.argument.partition(".")
+        identifier = rest.partition(".")[0]
+        if group == "netdev" and identifier == verdict.id:
+            yield f"{option} changes it"
+        if group == "device" and identifier == card_id:
+            yield f"{option} changes its card"
+        if group in ("object", "machine", "memory", "numa"):
+            yield f"{option} changes the machine"
+
+
+def globals_of(survey: Survey) -> Iterator[tuple[str, str, str]]:
+    """Driver, property and value of each ``-global``, in either spelling."""
+    for entry in survey.named("global"):
+        if driver := entry.get("driver"):
+            yield driver, entry.get("property") or "", entry.get("value") or ""
+            continue
+        driver, _, rest = entry.option.argument.partition(".")
+        name, _, value = rest.partition("=")
+        yield driver, name, value
