@@ -17,9 +17,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from vmwire.errors import ConfigError
+
+R = TypeVar("R")
 
 TRUE = ("on", "yes", "true", "y")
 FALSE = ("off", "no", "false", "n")
@@ -266,10 +268,10 @@ class ParsedType(ValueType):
         return self.written(value)
 
 
-def said(parse: Callable[[str], Any], sentence: str) -> Callable[[str], Any]:
+def said(parse: Callable[[str], R], sentence: str) -> Callable[[str], R]:
     """``parse`` with another sentence for its `ValueError`."""
 
-    def parse_or_say(text: str) -> Any:
+    def parse_or_say(text: str) -> R:
         try:
             return parse(text)
         except ValueError:
