@@ -24,6 +24,7 @@ DRIVERS = frozenset(
         "virtio-net-device",
     )
 )
+SERVED_AS = "virtio-net-pci"
 WITHOUT_MSIX = "virtio-net-device"  # on virtio-mmio: it has one interrupt and no `vectors`
 
 # Models of ``-nic`` that mean a virtio-net card on every machine that has one.

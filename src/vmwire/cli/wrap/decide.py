@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from vmwire.cli.wrap import cards
 from vmwire.cli.wrap.cmdline import QUESTIONS
 from vmwire.cli.wrap.survey import Entry, Survey
-from vmwire.cli.wrap.values import Values, text
+from vmwire.cli.wrap.values import text
 
 # Targets whose virtio-net vmwire's back end serves: little-endian ones (a legacy virtio card has
 # its guest's byte order, and vhost-user can't say which that is).
@@ -52,20 +52,6 @@ class Verdict:
     @property
     def taken(self) -> bool:
         return self.reason is None
-
-    @property
-    def netdev_values(self) -> Values:
-        return {
-            **{k: v for k, v in self.entry.values.items() if k not in NIC_KEYS or not self.is_nic},
-            "id": self.id,
-        }
-
-    @property
-    def device_values(self) -> Values:
-        if self.card is not None:
-            return {k: v for k, v in self.card.values.items() if k != "driver"}
-        mac = text(self.entry.values, "mac")
-        return {"netdev": self.id, **({"mac": mac} if mac else {})}
 
     @property
     def is_nic(self) -> bool:

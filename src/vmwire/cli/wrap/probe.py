@@ -14,9 +14,9 @@ What is asked, and why:
   chardevs take? Told by the members in ``query-qmp-schema``.
 * Is the MSI-X path safe without KVM? 7.2 dereferences a null pointer in its interrupt code when a
   guest enables MSI-X on a vhost-user card and there are no kernel interrupt routes (TCG, or KVM
-  with ``kernel-irqchip=off``). No schema member came with the repair, so the proof is a younger one:
-  ``reconnect-ms``. A QEMU without it counts as unsafe; being wrong costs MSI-X under TCG, nothing
-  else.
+  with ``kernel-irqchip=off``). No schema member came with the repair, so the proof is a younger
+  one: ``reconnect-ms``. A QEMU without it counts as unsafe; being wrong costs MSI-X under TCG,
+  nothing else.
 * Is there ``memory-backend-memfd``? Which machines take ``memory-backend=`` (those that name a
   default RAM region), which is the default machine, and what is the target?
 

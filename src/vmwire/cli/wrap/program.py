@@ -54,7 +54,7 @@ class Program:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-class Unknown(Exception):
+class UnknownProgramError(Exception):
     """The program can't be relied on to be a QEMU; the message says why."""
 
 
@@ -66,15 +66,17 @@ def find(word: str, search: str | None = None) -> Program:
 def _find(word: str, search: str | None, depth: int) -> Program:
     path = word if "/" in word else shutil.which(word, path=search)
     if path is None or not os.access(path, os.X_OK):
-        raise Unknown(f"{word}: not found")
+        raise UnknownProgramError(f"{word}: not found")
     with open(path, "rb") as file:
         head = file.read(SCRIPT_MAX)
     if head.startswith(ELF):
         if not is_qemu(path):
-            raise Unknown(f"{word} is not a QEMU; vmwire goes right in front of QEMU's name")
+            raise UnknownProgramError(
+                f"{word} is not a QEMU; vmwire goes right in front of QEMU's name"
+            )
         return Program(os.path.realpath(path), (path,))
     if depth == 0:
-        raise Unknown(f"{word}: too many scripts behind each other")
+        raise UnknownProgramError(f"{word}: too many scripts behind each other")
     return _read_script(word, head, search, depth)
 
 
@@ -91,19 +93,19 @@ def _read_script(word: str, head: bytes, search: str | None, depth: int) -> Prog
     text = _HERE_DOCUMENT.sub(r"\2\n", head.decode("utf-8", "surrogateescape"))
     text = _CONTINUED.sub(" ", text)
     if len(head) == SCRIPT_MAX or not _is_shell(text):
-        raise Unknown(f"{word} is a program of a kind that vmwire can't read")
+        raise UnknownProgramError(f"{word} is a program of a kind that vmwire can't read")
     hand_over = _last_command(word, text)
     try:
         words = shlex.split(hand_over.removesuffix(";"), comments=True)
     except ValueError:
-        raise Unknown(f"{word}: its last command can't be read") from None
+        raise UnknownProgramError(f"{word}: its last command can't be read") from None
     if words[:1] == ["exec"]:
         words = words[1:]
     if words[-1:] != ["$@"] or "$@" in words[:-1]:
-        raise Unknown(f'{word}: its last command does not end in "$@"')
+        raise UnknownProgramError(f'{word}: its last command does not end in "$@"')
     values = _assignments(text)
     if "PATH" in values:
-        raise Unknown(f"{word}: where it looks for programs can't be known")
+        raise UnknownProgramError(f"{word}: where it looks for programs can't be known")
     return _behind([_expand(each, values, word) for each in words[:-1]], word, search, depth)
 
 
@@ -121,17 +123,21 @@ def _last_command(word: str, text: str) -> str:
     """The one line that hands the arguments over, if the script is plain enough to be sure."""
     lines = [line for line in text.split("\n")[1:] if line.strip() and line.strip()[0] != "#"]
     if _UNREADABLE.search("\n".join(lines)):
-        raise Unknown(f"{word}: a script that vmwire can't read with certainty")
+        raise UnknownProgramError(f"{word}: a script that vmwire can't read with certainty")
     mentions = [
         line
         for line in lines
         if re.search(r"\$\{?[@*1-9]", line) and not _LOOP_OVER_ARGUMENTS.match(line)
     ]
     if len(mentions) != 1 or mentions[0] is not lines[-1]:
-        raise Unknown(f'{word}: a script that does more with its arguments than pass on "$@"')
+        raise UnknownProgramError(
+            f'{word}: a script that does more with its arguments than pass on "$@"'
+        )
     line = mentions[0].strip()
     if not any(every in line for every in _ALL_ARGUMENTS) or re.search(r"[|&<>`(]", line):
-        raise Unknown(f'{word}: a script that does more with its arguments than pass on "$@"')
+        raise UnknownProgramError(
+            f'{word}: a script that does more with its arguments than pass on "$@"'
+        )
     return line
 
 
@@ -157,19 +163,19 @@ def _expand(text: str, values: dict[str, list[str]], word: str) -> str:
         aliases = [each for each in literal if each not in plain]
         for alias in aliases:
             if not _VARIABLE.fullmatch(alias):
-                raise Unknown(f"{word}: ${name} can't be known")
+                raise UnknownProgramError(f"{word}: ${name} can't be known")
             plain.append(_expand(alias, values, word))
         if len(plain) > 1:
             plain = [each for each in plain if os.path.isfile(each)]
         if len(plain) != 1 or not plain[0] or any(char in plain[0] for char in " \t*?[~"):
-            raise Unknown(f"{word}: ${name} can't be known")
+            raise UnknownProgramError(f"{word}: ${name} can't be known")
         return plain[0]
 
     if "`" in text or "$(" in text:
-        raise Unknown(f"{word}: its last command can't be read")
+        raise UnknownProgramError(f"{word}: its last command can't be read")
     expanded = _VARIABLE.sub(value, text)
     if "$" in expanded:
-        raise Unknown(f"{word}: its last command can't be read")
+        raise UnknownProgramError(f"{word}: its last command can't be read")
     return expanded
 
 
@@ -184,11 +190,11 @@ def _behind(words: list[str], word: str, search: str | None, depth: int) -> Prog
             environment[match[1]] = match[2]
         at += 1
     if at == len(words):
-        raise Unknown(f"{word}: its last command names no program")
+        raise UnknownProgramError(f"{word}: its last command names no program")
     if os.path.basename(words[at]).startswith("ld-linux"):
         return _behind_loader(words, at, environment, word)
     if "/" in words[at] and not os.path.isabs(words[at]):
-        raise Unknown(f"{word}: which {words[at]} it starts can't be known")
+        raise UnknownProgramError(f"{word}: which {words[at]} it starts can't be known")
     inner = _find(words[at], search, depth - 1)
     return Program(
         inner.binary,
@@ -212,4 +218,4 @@ def _behind_loader(words: list[str], at: int, environment: dict[str, str], word:
                 tuple(words[end + 1 :]),
                 environment,
             )
-    raise Unknown(f"{word}: no QEMU behind the loader that it starts")
+    raise UnknownProgramError(f"{word}: no QEMU behind the loader that it starts")

@@ -61,7 +61,7 @@ def replacement(verdict: Verdict, socket: Socket, reconnect: str) -> list[str]:
 _NIC_KEPT = ("model", "mac")
 
 
-def vectors_reason(survey: Survey, verdicts: list[Verdict], verdict: Verdict) -> str | None:
+def _vectors_reason(survey: Survey, verdicts: list[Verdict], verdict: Verdict) -> str | None:
     """Why ``vectors=0`` can't be had for a taken card; None if it can."""
     unsafe = "this QEMU crashes with vhost-user and MSI-X without KVM, and"
     if verdict.driver == cards.WITHOUT_MSIX:
@@ -80,6 +80,11 @@ def vectors_reason(survey: Survey, verdicts: list[Verdict], verdict: Verdict) ->
     return None
 
 
+def _reconsider(survey: Survey, verdicts: list[Verdict], verdict: Verdict) -> bool:
+    verdict.reason = _vectors_reason(survey, verdicts, verdict)
+    return not verdict.taken
+
+
 def _others(survey: Survey, verdicts: list[Verdict], driver: str) -> bool:
     """Whether a card that stays with QEMU would hear a ``-global DRIVER.``."""
     names = {driver, "virtio-net"} if driver == "virtio-net-pci" else {driver}
@@ -94,8 +99,14 @@ def _others(survey: Survey, verdicts: list[Verdict], driver: str) -> bool:
     )
 
 
-def without_msix(verdicts: list[Verdict]) -> tuple[list[str], dict[int, list[str]]]:
-    """Words in front and changed cards, so that no taken card has MSI-X."""
+def without_msix(survey: Survey, verdicts: list[Verdict]) -> tuple[list[str], dict[int, list[str]]]:
+    """Words in front and changed cards, so that no taken card has MSI-X.
+
+    Cards that must keep it stay with QEMU; each of them may be the one that a ``-global`` would
+    hit, so the others are looked at again.
+    """
+    while any(_reconsider(survey, verdicts, verdict) for verdict in verdicts if verdict.taken):
+        pass
     front: list[str] = []
     edits: dict[int, list[str]] = {}
     for verdict in verdicts:

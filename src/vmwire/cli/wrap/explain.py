@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""``vmwire --explain``: what is taken, what stays and why, what is lost, and the exact command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from vmwire.cli.wrap.decide import Verdict
+from vmwire.cli.wrap.plan import Composition, Decision
+from vmwire.cli.wrap.values import text
+
+
+def explanation(decided: Decision, composed: Composition | None) -> str:
+    """The whole text; without a composition, the command is executed as it was typed."""
+    parts = ["\n".join(_verdict_lines(decided))]
+    if composed is not None:
+        parts.append("\n".join(["What changes besides:", *_bullets(changes(decided))]))
+        parts.append("\n".join(["What is lost:", *_bullets(losses(decided))]))
+    command = composed.command if composed else decided.command
+    title = "The command:" if composed else "The command, unchanged:"
+    parts.append(f"{title}\n{shlex.join(command)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(decided: Decision) -> list[str]:
+    """One line a netdev, for the log."""
+    return [f"{_name(verdict)}: {_outcome(verdict)}" for verdict in decided.verdicts]
+
+
+def _verdict_lines(decided: Decision) -> Iterator[str]:
+    if decided.fault:
+        yield f"Nothing is taken: {decided.fault}"
+    elif not decided.verdicts:
+        yield "Nothing to take: no -netdev user and no -nic user on the command line."
+    for verdict in decided.verdicts:
+        yield f"{_name(verdict)}: {_outcome(verdict)}"
+
+
+def _name(verdict: Verdict) -> str:
+    return f"-{verdict.entry.option.name} {verdict.id or 'user'}"
+
+
+def _outcome(verdict: Verdict) -> str:
+    if verdict.taken:
+        return f"taken, {verdict.driver} is served over vhost-user"
+    return f"stays with QEMU: {verdict.reason}"
+
+
+def _bullets(lines: Iterator[str]) -> Iterator[str]:
+    return (f"- {line}" for line in lines)
+
+
+def changes(decided: Decision) -> Iterator[str]:
+    """What else is different for QEMU."""
+    yield "the guest's RAM is shared memory (KSM doesn't merge it)"
+    if decided.sharing.edits:
+        yield "memory options are changed in place for that"
+    front, edits = decided.vectors
+    if front or edits:
+        yield (
+            "the cards get vectors=0 (no MSI-X): this QEMU crashes without KVM when a guest uses "
+            "MSI-X with vhost-user"
+        )
+
+
+def losses(decided: Decision) -> Iterator[str]:
+    """What worked with QEMU's own network and doesn't with vmwire's."""
+    survey = decided.survey
+    assert survey is not None
+    yield (
+        "savevm and migration: a state saved with vmwire's network can't be loaded where the "
+        "network is QEMU's, and with -loadvm or -incoming vmwire leaves the network to QEMU"
+    )
+    yield "QEMU's monitor: info usernet, hostfwd_add and hostfwd_remove don't reach these netdevs"
+    yield "IPv6: guests get none from these netdevs yet"
+    if text(survey.ram, "maxmem"):
+        yield "memory plugged in later must have share=on, or the network can't reach it"
+    if any(_confined(decided)):
+        yield (
+            f"{', '.join(_confined(decided))}: if the network's process dies, QEMU can't reach its "
+            "socket again, and the VM is without network until it ends"
+        )
+
+
+def _confined(decided: Decision) -> Iterator[str]:
+    """The options after which QEMU can't connect to a path outside or of another user."""
+    survey = decided.survey
+    assert survey is not None
+    for name in ("chroot", "runas"):
+        if survey.line.has(name):
+            yield f"-{name}"
+    for entry in survey.named("run-with"):
+        for key in ("chroot", "user"):
+            if key in entry.values:
+                yield f"-run-with {key}="

@@ -1,0 +1,127 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""Prefix mode: ``vmwire [--explain] [--keep ID] ... qemu-system-x86_64 ...``.
+
+The network is started beside this process, which then becomes QEMU (`execute`): pid, terminal,
+inherited descriptors and exit status are those that QEMU would have without vmwire.
+
+What can't be had is not allowed to cost the user their VM. If the network can't be started for a
+reason of this machine's (no run directory, no memory), QEMU runs with its own network and one line
+on stderr says so. A reason of the user's (a port in use, a socket folder that isn't one) ends the
+command, as it would have ended QEMU.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+
+from vmwire.cli.wrap.execute import execute
+from vmwire.cli.wrap.explain import explanation, summary
+from vmwire.cli.wrap.plan import Decision, Host, compose, decision
+from vmwire.daemon import launch, logfile, rundir
+from vmwire.errors import ConfigError
+
+_SOCKET_NAME_MAX = 32
+
+
+@dataclass(slots=True)
+class Settings:
+    """vmwire's own options."""
+
+    explain: bool = False
+    keep: list[str] = field(default_factory=list)
+    log_file: str | None = None
+    log_level: str = "info"
+    socket_dir: str | None = None
+
+
+def main(settings: Settings, command: list[str]) -> int:
+    """Run ``command`` with vmwire's network. Returns only with ``--explain``."""
+    if os.environ.get("VMWIRE") == "off":
+        decided = Decision(command, None, fault="VMWIRE=off")
+    else:
+        decided = decision(command, settings.keep, Host())
+        _check_keep(settings, decided)
+    if settings.explain:
+        return _explain(decided, settings)
+    command = _with_network(decided, settings) if decided.taken else _without(decided, settings)
+    return execute(command)
+
+
+def _check_keep(settings: Settings, decided: Decision) -> None:
+    known = {verdict.id for verdict in decided.verdicts}
+    for name in settings.keep:
+        if name not in known:
+            raise ConfigError(f"there is no user-mode netdev '{name}'", "--keep")
+
+
+def _explain(decided: Decision, settings: Settings) -> int:
+    folder = settings.socket_dir or os.path.join(rundir.base_path(), str(os.getpid()))
+    short = _Names()
+    composed = None
+    if decided.taken:
+        composed = compose(decided, lambda name: os.path.join(folder, f"{short(name)}.sock"))
+    sys.stdout.write(explanation(decided, composed))
+    return 0
+
+
+def _without(decided: Decision, settings: Settings) -> list[str]:
+    """Nothing is taken: the typed command. The reasons go to a log that the user named."""
+    if settings.log_file is not None:
+        _log_summary(decided, settings.log_file)
+    return decided.command
+
+
+def _with_network(decided: Decision, settings: Settings) -> list[str]:
+    """Start the network; the command to execute."""
+    try:
+        run_dir = launch.prepare_run_dir(settings.socket_dir)
+        short = _Names()
+        try:
+            composed = compose(decided, lambda name: run_dir.socket_path(short(name)))
+            _log_summary(decided, settings.log_file or run_dir.file(rundir.LOG))
+        except BaseException:
+            run_dir.remove()
+            raise
+    except (ConfigError, OSError) as error:
+        return _give_up(decided, settings, error)
+    try:
+        launch.start_detached(
+            composed.config,
+            run_dir=run_dir,
+            log_file=settings.log_file,
+            log_level=settings.log_level,
+            vm_pid=os.getpid(),
+        )
+    except OSError as error:
+        return _give_up(decided, settings, error)
+    return composed.command
+
+
+def _give_up(decided: Decision, settings: Settings, error: ConfigError | OSError) -> list[str]:
+    if isinstance(error, ConfigError) and (settings.socket_dir or settings.log_file):
+        raise error
+    print(f"vmwire: {error}; QEMU's own network is used", file=sys.stderr)
+    return decided.command
+
+
+class _Names:
+    """Sockets' names: the netdev's id, cut where it is so long that the path wouldn't fit."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, name: str) -> str:
+        self._count += 1
+        return name if len(name) <= _SOCKET_NAME_MAX else f"{name[:16]}-{self._count}"
+
+
+def _log_summary(decided: Decision, path: str) -> None:
+    fd = logfile.open_log(path)
+    try:
+        for line in summary(decided):
+            logfile.write_line(fd, "info", "vmwire", line)
+    finally:
+        os.close(fd)
