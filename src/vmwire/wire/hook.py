@@ -62,7 +62,7 @@ class Packet:
 
 
 Replacement: TypeAlias = bytes | Packet
-Answer: TypeAlias = Verdict | Replacement | list[Replacement] | None
+Answer: TypeAlias = Verdict | Replacement | Sequence[Replacement] | None
 HookFunction: TypeAlias = Callable[[Packet], Answer]
 
 
@@ -129,7 +129,7 @@ class Hook(Through):
             return (Frame.of(packet.data, packet.offload),)
         if answer is DROP:
             return ()
-        parts = answer if isinstance(answer, list) else [answer]
+        parts = answer if isinstance(answer, list | tuple) else [answer]
         self.counts["replaced"] += 1
         return map(_frame, parts)
 

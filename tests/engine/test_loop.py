@@ -1,0 +1,201 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from vmwire.engine.clock import ManualClock
+from vmwire.engine.loop import READ, WRITE, Loop
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop(ManualClock())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+@pytest.fixture
+def running() -> Iterator[Loop]:
+    """A loop with the system's clock that runs in a thread."""
+    made = Loop()
+    thread = threading.Thread(target=made.run)
+    thread.start()
+    while made.call(threading.get_ident) == threading.get_ident():
+        time.sleep(0.001)
+    yield made
+    made.stop()
+    thread.join(5)
+    made.close()
+
+
+def test_handler_hears_of_readiness(loop: Loop, pipe: tuple[int, int]) -> None:
+    heard: list[int] = []
+    loop.watch(pipe[0], READ, heard.append)
+    assert loop.turn(0) == 0
+    os.write(pipe[1], b"x")
+    assert loop.turn(0) == 1
+    assert heard == [READ]
+
+
+def test_watch_can_be_changed_silenced_and_ended(loop: Loop, pipe: tuple[int, int]) -> None:
+    heard: list[int] = []
+    loop.watch(pipe[1], READ, heard.append)
+    loop.change(pipe[1], WRITE)
+    loop.turn(0)
+    loop.change(pipe[1], 0)
+    loop.turn(0)
+    loop.change(pipe[1], WRITE)
+    loop.unwatch(pipe[1])
+    loop.unwatch(pipe[1])
+    loop.turn(0)
+    assert heard == [WRITE]
+
+
+def test_descriptor_forgotten_in_the_same_turn_is_not_served(loop: Loop) -> None:
+    pipes = [os.pipe(), os.pipe()]
+    heard: list[int] = []
+
+    def forget_other(number: int) -> None:
+        heard.append(number)
+        loop.unwatch(pipes[1 - number][0])
+
+    for number, (read, write) in enumerate(pipes):
+        loop.watch(read, READ, lambda events, number=number: forget_other(number))
+        os.write(write, b"x")
+    loop.turn(0)
+    assert len(heard) == 1
+    for ends in pipes:
+        for end in ends:
+            os.close(end)
+
+
+def test_timers_run_on_the_loops_clock(loop: Loop) -> None:
+    made: list[float] = []
+    loop.call_later(2.0, lambda: made.append(loop.now()))
+    loop.turn(0)
+    clock = loop.timers.clock
+    assert isinstance(clock, ManualClock)
+    clock.advance(2.0)
+    loop.turn(0)
+    assert made == [1002.0]
+
+
+def test_deferred_calls_run_once_at_the_end_of_the_turn(loop: Loop, pipe: tuple[int, int]) -> None:
+    order: list[str] = []
+
+    def on_ready(events: int) -> None:
+        os.read(pipe[0], 1)
+        loop.defer(lambda: order.append("deferred"))
+        order.append("handler")
+
+    loop.watch(pipe[0], READ, on_ready)
+    os.write(pipe[1], b"x")
+    loop.turn(0)
+    loop.turn(0)
+    assert order == ["handler", "deferred"]
+
+
+def test_what_is_deferred_by_a_deferred_call_waits_for_the_next_turn(loop: Loop) -> None:
+    order: list[int] = []
+
+    def again() -> None:
+        order.append(len(order))
+        loop.defer(again)
+
+    loop.defer(again)
+    loop.turn()  # does not sleep: something is deferred
+    assert order == [0]
+    loop.turn()
+    assert order == [0, 1]
+
+
+def test_posted_call_runs_in_the_loops_thread(running: Loop) -> None:
+    seen: list[int] = []
+    done = threading.Event()
+    running.post(lambda: (seen.append(threading.get_ident()), done.set()))
+    assert done.wait(5)
+    assert seen != [threading.get_ident()]
+
+
+def test_call_returns_what_the_function_returns_or_raises(running: Loop) -> None:
+    assert running.call(lambda: 6 * 7) == 42
+    with pytest.raises(ZeroDivisionError):
+        running.call(lambda: 1 // 0)
+    assert running.call(lambda: running.call(lambda: 1)) == 1
+
+
+def test_call_runs_at_once_where_no_loop_runs(loop: Loop) -> None:
+    assert loop.call(threading.get_ident) == threading.get_ident()
+
+
+def test_posts_made_before_the_loop_runs_are_not_lost(loop: Loop) -> None:
+    made: list[int] = []
+    for number in range(3):
+        loop.post(lambda number=number: made.append(number))
+    loop.turn(0)
+    assert made == [0, 1, 2]
+
+
+def test_posts_of_posts_do_not_hold_the_loop(loop: Loop) -> None:
+    made: list[int] = []
+
+    def again() -> None:
+        made.append(1)
+        loop.post(again)
+
+    loop.post(again)
+    loop.turn(0)
+    assert len(made) == 1
+    loop.turn(0)
+    assert len(made) == 2
+
+
+def test_exception_of_a_handler_ends_the_loop(loop: Loop) -> None:
+    loop.post(lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        loop.run()
+    loop.post(loop.stop)
+    loop.run()  # and it can run again
+
+
+def test_call_to_a_loop_that_ends_meanwhile_raises_and_does_not_hang() -> None:
+    loop, gate = Loop(), threading.Event()
+    thread = threading.Thread(target=loop.run)
+    loop.post(lambda: (gate.wait(5), loop.stop()))
+    thread.start()
+    while loop._thread is None:
+        time.sleep(0.001)
+    threading.Timer(0.05, gate.set).start()
+    with pytest.raises(RuntimeError, match="the engine ended"):
+        loop.call(lambda: None)
+    thread.join(5)
+    assert not thread.is_alive()
+    loop.close()
+
+
+def test_idle_loop_sleeps(running: Loop) -> None:
+    running.call(lambda: None)
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.1
+
+
+def test_close_may_come_twice() -> None:
+    loop = Loop()
+    loop.close()
+    loop.close()
