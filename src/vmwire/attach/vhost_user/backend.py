@@ -1,0 +1,491 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""The back end of one vhost-user connection: what the machine asks, done to the card.
+
+Theory of operation. A front end negotiates features, shares memory, and describes rings one fact
+at a time. A ring *starts* when it gets its kick descriptor and everything else is known, and
+*stops* when its base is asked for; most facts about a running ring can't change. Beside that it is
+*enabled* or not; where protocol features were not negotiated, it always is.
+
+Memory can change while rings run. Everybody moves to the new table before the old is unmapped; a
+ring whose memory has gone stops, and starts again by itself once the memory is back. Removing and
+adding single regions is how QEMU replaces one, so for a moment after a removal the card is paused
+rather than told that its buffers point nowhere.
+
+Errors. A message that can't be followed is answered with a failure where the front end asked for an
+answer; elsewhere there is no way to tell it, and the connection ends (``ProtocolError`` leaves
+``handle``). Requests that nobody knows are refused or passed over. No message is trusted with a
+size, a count, a ring index or a number of descriptors; the table of requests says what each may
+have.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from vmwire.attach.vhost_user.channel import Channel, Message
+from vmwire.attach.vhost_user.messages import (
+    F_REPLY,
+    MAX_FDS,
+    PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+    PROTOCOL_F_LOG_SHMFD,
+    PROTOCOL_F_MQ,
+    PROTOCOL_F_NET_MTU,
+    PROTOCOL_F_RARP,
+    PROTOCOL_F_REPLY_ACK,
+    U64,
+    VRING_F_LOG,
+    VRING_INDEX_MASK,
+    VRING_NO_FD,
+    VRING_STATE,
+    LogInfo,
+    ProtocolError,
+    RegionInfo,
+    Request,
+    RingAddresses,
+    request_name,
+    unpack_regions,
+)
+from vmwire.attach.vhost_user.shared import MAX_SLOTS, SharedMemory
+from vmwire.bus.virtio.features import (
+    VHOST_F_LOG_ALL,
+    VHOST_USER_F_PROTOCOL_FEATURES,
+    VIRTIO_RING_F_EVENT_IDX,
+)
+from vmwire.bus.virtio.split import MAX_SIZE, SplitQueue
+from vmwire.engine.clock import Timer
+from vmwire.engine.loop import EDGE, READ, Loop
+from vmwire.engine.memory import AddressFault, DirtyLog, MappingError, Region, map_log
+from vmwire.nic.virtio_net import VirtioNet
+
+log = logging.getLogger(__name__)
+
+PROTOCOL_FEATURES = (
+    PROTOCOL_F_MQ
+    | PROTOCOL_F_LOG_SHMFD
+    | PROTOCOL_F_RARP
+    | PROTOCOL_F_REPLY_ACK
+    | PROTOCOL_F_NET_MTU
+    | PROTOCOL_F_CONFIGURE_MEM_SLOTS
+)
+
+REPLACEMENT_S = 0.1
+"""How long a region that was removed may take to be added again."""
+
+Handler = Callable[["Backend", Message], "bytes | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What a request may look like, and who serves it."""
+
+    handler: Handler
+    smallest: int
+    largest: int
+    fds: int
+
+
+_RULES: dict[int, _Rule] = {}
+
+
+def _serves(
+    request: Request, size: int = 0, *, largest: int | None = None, fds: int = 0
+) -> Callable[[Handler], Handler]:
+    """Enter a handler into the table: payload bytes and the most descriptors it may have."""
+
+    def enter(handler: Handler) -> Handler:
+        _RULES[request] = _Rule(handler, size, size if largest is None else largest, fds)
+        return handler
+
+    return enter
+
+
+@dataclass(slots=True, eq=False)
+class Ring:
+    """What is known of one ring. Descriptors are ours; -1 is none."""
+
+    index: int
+    size: int = 0
+    base: int = 0
+    addresses: RingAddresses | None = None
+    fds: dict[Request, int] = field(default_factory=dict)
+    queue: SplitQueue | None = None
+
+    def notify(self) -> None:
+        """Wake the driver, if it wants to be woken at all."""
+        self.signal(Request.SET_VRING_CALL)
+
+    def signal(self, which: Request) -> None:
+        """Signal one of the ring's descriptors."""
+        fd = self.fds.get(which)
+        if fd is not None:
+            try:
+                os.eventfd_write(fd, 1)
+            except BlockingIOError:
+                pass  # 2**64 - 2 signals that nobody fetched: it will be seen
+
+
+class Backend:
+    """Serves one connection for ``nic``."""
+
+    def __init__(self, channel: Channel, loop: Loop, nic: VirtioNet, pairs: int) -> None:
+        self.channel = channel
+        self.nic = nic
+        self.pairs = pairs
+        self.memory = SharedMemory()
+        self.features = 0
+        self.protocol_features = 0
+        self._loop = loop
+        self._rings: dict[int, Ring] = {}
+        self._log: DirtyLog | None = None
+        self._settling: Timer | None = None
+        nic.on_fault = self._on_fault
+
+    def on_readable(self) -> None:
+        """Serve what the front end has sent. Raises EOFError, OSError, ProtocolError at the end."""
+        while (message := self.channel.receive()) is not None:
+            try:
+                self._serve(message)
+            finally:
+                message.close()
+
+    def _serve(self, message: Message) -> None:
+        header = message.header
+        wants_reply = header.needs_reply and bool(self.protocol_features & PROTOCOL_F_REPLY_ACK)
+        name = request_name(header.request)
+        log.debug("%s: %s (%d bytes, %d fds)", self.nic.name, name, header.size, len(message.fds))
+        if header.request != Request.ADD_MEM_REG:
+            self._settle()
+        try:
+            reply = self._answer(message)
+        except (ProtocolError, MappingError) as error:
+            if not wants_reply:
+                raise ProtocolError(f"{name}: {error}") from None
+            log.warning("%s: %s refused: %s", self.nic.name, name, error)
+            reply = U64.pack(1)
+        if reply is None and wants_reply:
+            reply = U64.pack(0)
+        if reply is not None:
+            self.channel.send(header.request, reply, F_REPLY)
+
+    def _answer(self, message: Message) -> bytes | None:
+        """Check a message against the table, and have it served."""
+        header = message.header
+        rule = _RULES.get(header.request)
+        if rule is None:
+            if header.needs_reply:
+                raise ProtocolError("not served")
+            log.info("%s: %s passed over", self.nic.name, request_name(header.request))
+            return None
+        if not rule.smallest <= header.size <= rule.largest:
+            raise ProtocolError(f"{header.size} bytes of payload")
+        if len(message.fds) > rule.fds:
+            raise ProtocolError(f"{len(message.fds)} descriptors")
+        return rule.handler(self, message)
+
+    # Features
+
+    @_serves(Request.GET_FEATURES)
+    def _get_features(self, message: Message) -> bytes:
+        return U64.pack(self._offered)
+
+    @property
+    def _offered(self) -> int:
+        return self.nic.offered | VHOST_F_LOG_ALL | VHOST_USER_F_PROTOCOL_FEATURES
+
+    @_serves(Request.SET_FEATURES, U64.size)
+    def _set_features(self, message: Message) -> None:
+        (features,) = U64.unpack(message.payload)
+        if features & ~self._offered:
+            raise ProtocolError(f"features {features & ~self._offered:#x} were not offered")
+        if self._running and (features ^ self.features) & ~VHOST_F_LOG_ALL:
+            raise ProtocolError("other features while rings run")
+        self.features = features
+        if not self._running:
+            self.nic.negotiate(features & self.nic.offered)
+        self._follow_log()
+
+    @_serves(Request.GET_PROTOCOL_FEATURES)
+    def _get_protocol_features(self, message: Message) -> bytes:
+        return U64.pack(PROTOCOL_FEATURES)
+
+    @_serves(Request.SET_PROTOCOL_FEATURES, U64.size)
+    def _set_protocol_features(self, message: Message) -> None:
+        (features,) = U64.unpack(message.payload)
+        if features & ~PROTOCOL_FEATURES:
+            raise ProtocolError(f"features {features & ~PROTOCOL_FEATURES:#x} were not offered")
+        self.protocol_features = features
+
+    @_serves(Request.GET_QUEUE_NUM)
+    def _get_queue_num(self, message: Message) -> bytes:
+        return U64.pack(self.pairs)
+
+    @_serves(Request.SET_OWNER)
+    def _set_owner(self, message: Message) -> None:
+        """Nothing to do: whoever holds the connection is the owner."""
+
+    @_serves(Request.RESET_OWNER)
+    def _reset_owner(self, message: Message) -> None:
+        for ring in self._rings.values():
+            self._stop(ring)
+
+    @_serves(Request.SEND_RARP, U64.size)
+    def _send_rarp(self, message: Message) -> None:
+        self.nic.announce(message.payload[:6])
+
+    @_serves(Request.NET_SET_MTU, U64.size)
+    def _net_set_mtu(self, message: Message) -> None:
+        (mtu,) = U64.unpack(message.payload)
+        if not self.nic.set_mtu(mtu):
+            raise ProtocolError(f"an MTU of {mtu}")
+
+    # Memory
+
+    @_serves(Request.SET_MEM_TABLE, 8, largest=8 + 32 * MAX_FDS, fds=MAX_FDS)
+    def _set_mem_table(self, message: Message) -> None:
+        infos = unpack_regions(message.payload)
+        if len(infos) != len(message.fds):
+            raise ProtocolError(f"{len(infos)} regions with {len(message.fds)} descriptors")
+        self._move(self.memory.replace(infos, message.fds))
+
+    @_serves(Request.GET_MAX_MEM_SLOTS)
+    def _get_max_mem_slots(self, message: Message) -> bytes:
+        return U64.pack(MAX_SLOTS)
+
+    @_serves(Request.ADD_MEM_REG, 40, fds=1)
+    def _add_mem_reg(self, message: Message) -> None:
+        if not message.fds:
+            raise ProtocolError("a region without a descriptor")
+        self.memory.add(RegionInfo.unpack(message.payload), message.fds[0])
+        self._move([])
+        self._settle()
+
+    @_serves(Request.REM_MEM_REG, 40, fds=1)
+    def _rem_mem_reg(self, message: Message) -> None:
+        region = self.memory.remove(RegionInfo.unpack(message.payload))
+        self.nic.pause()
+        self._settling = self._loop.call_later(REPLACEMENT_S, self._settle)
+        self._move([region])
+
+    def _settle(self) -> None:
+        """What was removed isn't coming back, or is back."""
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+            self.nic.unpause()
+
+    def _move(self, old: list[Region]) -> None:
+        """Move every ring to the memory as it is now, then unmap what is no longer in it."""
+        for ring in self._rings.values():
+            if ring.queue is not None and ring.addresses is not None:
+                try:
+                    ring.queue.layout = self.memory.layout(ring.size, ring.addresses)
+                    ring.queue.attach(self.memory.current)
+                except AddressFault:
+                    self._suspend(ring)
+            else:
+                self._start(ring)
+        for region in old:
+            region.close()
+
+    # The dirty log
+
+    @_serves(Request.SET_LOG_BASE, 16, fds=1)
+    def _set_log_base(self, message: Message) -> bytes:
+        if not message.fds:
+            raise ProtocolError("a log without a descriptor")
+        info = LogInfo.unpack(message.payload)
+        self._replace_log(map_log(message.fds[0], info.size, info.offset))
+        return U64.pack(0)
+
+    @_serves(Request.SET_LOG_FD, fds=1, largest=U64.size)
+    def _set_log_fd(self, message: Message) -> None:
+        """Take note of nothing: the log is shared memory, and its reader looks by itself."""
+
+    def _replace_log(self, fresh: DirtyLog | None) -> None:
+        old, self._log = self._log, fresh
+        self._follow_log()
+        if old is not None:
+            old.close()
+
+    def _follow_log(self) -> None:
+        for ring in self._rings.values():
+            self._follow_log_in(ring)
+
+    def _follow_log_in(self, ring: Ring) -> None:
+        queue, addresses = ring.queue, ring.addresses
+        if queue is None or addresses is None:
+            return
+        logs = self.features & VHOST_F_LOG_ALL and self._log is not None
+        queue.dirty = self._log.mark if logs and self._log is not None else None
+        queue.used_log = addresses.log if addresses.flags & VRING_F_LOG else None
+
+    # Rings
+
+    @property
+    def _running(self) -> bool:
+        return any(ring.queue is not None for ring in self._rings.values())
+
+    def _ring(self, index: int) -> Ring:
+        if index >= 2 * self.pairs:
+            raise ProtocolError(f"ring {index} of {2 * self.pairs}")
+        ring = self._rings.get(index)
+        if ring is None:
+            ring = self._rings[index] = Ring(index)
+        return ring
+
+    def _stopped_ring(self, message: Message) -> tuple[Ring, int]:
+        """Read a ring index and a number for a ring that mustn't run."""
+        index, number = VRING_STATE.unpack(message.payload)
+        ring = self._ring(index)
+        if ring.queue is not None:
+            raise ProtocolError(f"ring {index} is running")
+        return ring, number
+
+    @_serves(Request.SET_VRING_NUM, VRING_STATE.size)
+    def _set_vring_num(self, message: Message) -> None:
+        ring, size = self._stopped_ring(message)
+        if not 0 < size <= MAX_SIZE or size & (size - 1):
+            raise ProtocolError(f"a ring of {size}")
+        ring.size = size
+
+    @_serves(Request.SET_VRING_BASE, VRING_STATE.size)
+    def _set_vring_base(self, message: Message) -> None:
+        ring, base = self._stopped_ring(message)
+        if base > 0xFFFF:
+            raise ProtocolError(f"a base of {base}")
+        ring.base = base
+
+    @_serves(Request.SET_VRING_ADDR, 40)
+    def _set_vring_addr(self, message: Message) -> None:
+        addresses = RingAddresses.unpack(message.payload)
+        ring = self._ring(addresses.index)
+        known = ring.addresses
+        if ring.queue is not None and known is not None:
+            places = (known.descriptors, known.available, known.used)
+            if (addresses.descriptors, addresses.available, addresses.used) != places:
+                raise ProtocolError(f"ring {ring.index} is running")
+        ring.addresses = addresses
+        self._follow_log_in(ring)
+
+    @_serves(Request.GET_VRING_BASE, VRING_STATE.size)
+    def _get_vring_base(self, message: Message) -> bytes:
+        index, _ = VRING_STATE.unpack(message.payload)
+        ring = self._ring(index)
+        self._stop(ring)
+        return VRING_STATE.pack(index, ring.base)
+
+    @_serves(Request.SET_VRING_ENABLE, VRING_STATE.size)
+    def _set_vring_enable(self, message: Message) -> None:
+        index, enabled = VRING_STATE.unpack(message.payload)
+        self.nic.enable_queue(self._ring(index).index, bool(enabled))
+
+    @_serves(Request.SET_VRING_KICK, U64.size, fds=1)
+    def _set_vring_kick(self, message: Message) -> None:
+        ring = self._take_ring_fd(message)
+        if Request.SET_VRING_KICK not in ring.fds:
+            raise ProtocolError("a ring that would have to be polled")
+        if ring.queue is not None:
+            self._watch(ring)
+            return
+        self._start(ring)
+        if ring.queue is None:
+            raise ProtocolError(f"ring {ring.index} can't start: it has no size or no memory")
+
+    @_serves(Request.SET_VRING_CALL, U64.size, fds=1)
+    def _set_vring_call(self, message: Message) -> None:
+        self._take_ring_fd(message)
+
+    @_serves(Request.SET_VRING_ERR, U64.size, fds=1)
+    def _set_vring_err(self, message: Message) -> None:
+        self._take_ring_fd(message)
+
+    def _take_ring_fd(self, message: Message) -> Ring:
+        """Read a ring's index and its new descriptor, and close the one that it had."""
+        (value,) = U64.unpack(message.payload)
+        ring = self._ring(value & VRING_INDEX_MASK)
+        if bool(value & VRING_NO_FD) == bool(message.fds):
+            raise ProtocolError("a descriptor too many or too few")
+        if message.fds and stat.S_IFMT(os.fstat(message.fds[0]).st_mode):
+            # A pipe or a socket could block us for good; an event descriptor has no file type
+            raise ProtocolError("something else than an event descriptor")
+        self._drop_fd(ring, Request(message.header.request))
+        if message.fds:
+            ring.fds[Request(message.header.request)] = message.take_fd()
+        return ring
+
+    def _drop_fd(self, ring: Ring, which: Request) -> None:
+        fd = ring.fds.pop(which, None)
+        if fd is not None:
+            self._loop.unwatch(fd)
+            os.close(fd)
+
+    def _start(self, ring: Ring) -> None:
+        """Start a ring if everything is known that it takes."""
+        if not ring.size or ring.addresses is None or Request.SET_VRING_KICK not in ring.fds:
+            return
+        try:
+            ring.queue = SplitQueue(
+                self.memory.current,
+                self.memory.layout(ring.size, ring.addresses),
+                writable=not ring.index & 1,
+                notify=ring.notify,
+                position=ring.base,
+                event_index=bool(self.features & VIRTIO_RING_F_EVENT_IDX),
+            )
+        except AddressFault as fault:
+            log.info("%s: ring %d can't start: %s", self.nic.name, ring.index, fault)
+            return
+        self._follow_log_in(ring)
+        if not self.features & VHOST_USER_F_PROTOCOL_FEATURES:
+            self.nic.enable_queue(ring.index, True)
+        self.nic.start_queue(ring.index, ring.queue)
+        self._watch(ring)
+
+    def _watch(self, ring: Ring) -> None:
+        """Hear of kicks. By edges they need not be read: each one wakes us anew."""
+        fd = ring.fds[Request.SET_VRING_KICK]
+        self._loop.watch(fd, READ | EDGE, partial(self._on_kick, ring.index))
+
+    def _on_kick(self, index: int, events: int) -> None:
+        self.nic.kick(index)
+
+    def _suspend(self, ring: Ring) -> None:
+        """Stop a running ring, but let it start again by itself."""
+        if ring.queue is not None:
+            self.nic.stop_queue(ring.index)
+            self._loop.unwatch(ring.fds[Request.SET_VRING_KICK])
+            ring.base = ring.queue.position
+            ring.queue.close()
+            ring.queue = None
+
+    def _stop(self, ring: Ring) -> None:
+        """Stop a ring until it gets another kick descriptor."""
+        self._suspend(ring)
+        fd = ring.fds.get(Request.SET_VRING_KICK)
+        if fd is not None and select.select([fd], [], [], 0)[0]:
+            os.eventfd_read(fd)  # kicks that were served are not left for the next one to find
+        self._drop_fd(ring, Request.SET_VRING_KICK)
+
+    def _on_fault(self, index: int) -> None:
+        """Tell the machine that a ring is broken."""
+        self._rings[index].signal(Request.SET_VRING_ERR)
+
+    def close(self) -> None:
+        """Stop everything and give everything back."""
+        if self._settling is not None:
+            self._settling.cancel()
+        for ring in self._rings.values():
+            self._stop(ring)
+            for which in list(ring.fds):
+                self._drop_fd(ring, which)
+        self.nic.reset()
+        self._replace_log(None)
+        self.memory.close()
+        self.channel.close()

@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""The machine's memory as a vhost-user front end shares it: regions that come and go.
+
+A front end names memory by two addresses: buffers by the guest's, rings by its own. ``user`` ones
+are translated once, when a ring starts; everything else works with guest addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from vmwire.attach.vhost_user.messages import ProtocolError, RegionInfo, RingAddresses
+from vmwire.bus.virtio.split import Layout
+from vmwire.engine.memory import AddressFault, GuestMemory, Region, map_region
+
+MAX_SLOTS = 509
+"""Regions that we keep at once: what vhost in the kernel allows."""
+
+
+class SharedMemory:
+    """The regions of one connection.
+
+    Each change gives a new ``current``. What it took out is returned, still mapped: the caller has
+    everybody move to the new one, then closes it.
+    """
+
+    def __init__(self) -> None:
+        self.current = GuestMemory()
+        self._regions: dict[RegionInfo, Region] = {}
+
+    def replace(self, infos: Sequence[RegionInfo], fds: Sequence[int]) -> list[Region]:
+        """Map a whole new table; return the regions of the old one, to be closed by the caller."""
+        fresh: dict[RegionInfo, Region] = {}
+        try:
+            for info, fd in zip(infos, fds, strict=True):
+                fresh[info] = _map(info, fd)
+            memory = GuestMemory(fresh.values())
+            if len(fresh) != len(infos):
+                raise ProtocolError("a region twice in one memory table")
+        except BaseException:
+            _close(fresh.values())
+            raise
+        old = list(self._regions.values())
+        self._regions, self.current = fresh, memory
+        return old
+
+    def add(self, info: RegionInfo, fd: int) -> None:
+        """Map one more region."""
+        if len(self._regions) >= MAX_SLOTS:
+            raise ProtocolError(f"more than {MAX_SLOTS} memory regions")
+        region = _map(info, fd)
+        try:
+            self.current = GuestMemory([*self._regions.values(), region])
+        except BaseException:
+            region.close()
+            raise
+        self._regions[info] = region
+
+    def remove(self, info: RegionInfo) -> Region:
+        """Take a region out; return it, to be closed by the caller. Its offset doesn't matter."""
+        for known in self._regions:
+            if (known.guest_address, known.size, known.user_address) == (
+                info.guest_address, info.size, info.user_address,
+            ):  # fmt: skip
+                region = self._regions.pop(known)
+                self.current = GuestMemory(self._regions.values())
+                return region
+        raise ProtocolError(f"no region at {info.guest_address:#x} to remove")
+
+    def layout(self, size: int, ring: RingAddresses) -> Layout:
+        """Translate a ring's addresses. Raises ``AddressFault``."""
+        return Layout(
+            size,
+            self._guest_address(ring.descriptors),
+            self._guest_address(ring.available),
+            self._guest_address(ring.used),
+        )
+
+    def _guest_address(self, address: int) -> int:
+        for info in self._regions:
+            offset = address - info.user_address
+            if 0 <= offset < info.size:
+                return info.guest_address + offset
+        raise AddressFault(f"no memory at the front end's {address:#x}")
+
+    @property
+    def size(self) -> int:
+        """Bytes of guest memory that we see."""
+        return sum(info.size for info in self._regions)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether none of it can be shrunk under our hands."""
+        return all(region.sealed for region in self._regions.values())
+
+    def close(self) -> None:
+        """Unmap everything."""
+        regions, self._regions = list(self._regions.values()), {}
+        self.current = GuestMemory()
+        _close(regions)
+
+
+def _map(info: RegionInfo, fd: int) -> Region:
+    return map_region(fd, info.guest_address, info.size, info.offset)
+
+
+def _close(regions: Iterable[Region]) -> None:
+    for region in regions:
+        region.close()
