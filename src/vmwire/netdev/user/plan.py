@@ -18,7 +18,7 @@ BROADCAST = b"\xff\xff\xff\xff"
 
 def dotted(address: bytes) -> str:
     """Return four bytes as a dotted quad."""
-    return "%d.%d.%d.%d" % (address[0], address[1], address[2], address[3])
+    return ".".join(map(str, address))
 
 
 def packed(address: str) -> bytes:

@@ -66,6 +66,7 @@ SWEEP_S = 60.0
 IDLE_S = 7200.0
 LINGER_S = 1.0
 MAX_LINGERING = 4096
+EVENTS = READ | WRITE | PEER_CLOSED | EDGE
 READ_FLAGS = socket.MSG_PEEK | socket.MSG_DONTWAIT
 
 UNREACHABLE_CODE = {
@@ -136,6 +137,7 @@ class TcpTable:
         self._lingering: OrderedDict[bytes, tuple[float, TcpFlow]] = OrderedDict()
         self._pushes: dict[TcpFlow, None] = {}
         self._acks: dict[TcpFlow, None] = {}
+        self._discards: dict[TcpFlow, None] = {}
         self._ready: deque[TcpFlow] = deque()
         self._queued: set[TcpFlow] = set()
         self._pump_due = False
@@ -171,14 +173,10 @@ class TcpTable:
         if flow is None or (flow.state is not ESTABLISHED and flags & SYN):
             self._receive_other(Segment(key, sequence, ack, flags, window, data_at, size), head)
             return
+        views: Sequence[View] = ()
         if size:
-            views = frame.views
-            if len(views) == 1:
-                views = (views[0][data_at:end],)
-            else:
-                views = frame.payload(data_at, size)
-        else:
-            views = ()
+            lent = frame.views
+            views = (lent[0][data_at:end],) if len(lent) == 1 else frame.payload(data_at, size)
         flow.on_segment(sequence, ack, flags, window, views, size)
 
     def end_burst(self) -> None:
@@ -188,11 +186,19 @@ class TcpTable:
             for flow in pushes:
                 self._acks.pop(flow, None)
                 flow.push()
+        if self._discards:
+            discards, self._discards = self._discards, {}
+            for flow in discards:
+                flow.discard()
         if self._acks:
             acks, self._acks = self._acks, {}
             for flow in acks:
                 if flow.state is ESTABLISHED:
                     flow.send_ack()
+
+    def owe_discard(self, flow: TcpFlow) -> None:
+        """``flow`` was acknowledged data in this burst."""
+        self._discards[flow] = None
 
     def owe_push(self, flow: TcpFlow) -> None:
         """``flow`` has taken data of this burst."""
@@ -325,7 +331,11 @@ class TcpTable:
             self._refused(flow, error)
 
     def _watch(self, flow: TcpFlow) -> None:
-        self.loop.watch(flow.fd, READ | WRITE | PEER_CLOSED | EDGE, flow.on_event)
+        self.loop.watch(flow.fd, EVENTS, flow.on_event)
+
+    def watch_again(self, flow: TcpFlow) -> None:
+        """Have the kernel report the readiness of ``flow``'s socket anew."""
+        self.loop.change(flow.fd, EVENTS)
 
     def on_connected(self, flow: TcpFlow) -> None:
         """The host's connect has an outcome."""
@@ -572,6 +582,7 @@ class TcpTable:
         self._waiting.pop(flow, None)
         self._pushes.pop(flow, None)
         self._acks.pop(flow, None)
+        self._discards.pop(flow, None)
         self.backlogs -= len(flow.backlog)
         flow.backlog.clear()
         self.loop.unwatch(flow.fd)

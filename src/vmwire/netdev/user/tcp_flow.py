@@ -96,7 +96,7 @@ SIOCOUTQ = 0x5411
 SO_PEEK_OFF = 42
 LINGER_RESET = Struct("ii").pack(1, 0)
 
-_trash = memoryview(bytearray(1 << 18))
+_trash = memoryview(bytearray(1 << 20))
 _number = Struct("i")
 
 
@@ -109,47 +109,51 @@ class TcpFlow:
     """One connection. Made by ``TcpTable``, which finds it for each segment of the guest."""
 
     __slots__ = (
-        "addresses",
-        "addresses_sum",
-        "backlog",
-        "checksum_offload",
-        "chunk",
-        "dup_acks",
-        "ethernet",
-        "fd",
-        "fin_acked",
-        "fin_at",
-        "fin_out",
-        "gso_offload",
-        "guest_fin",
-        "guest_port",
-        "guest_shift",
-        "guest_window",
-        "held_back",
-        "key",
-        "last_edge",
-        "last_heard",
-        "last_window",
-        "mss",
-        "peeked_to",
-        "peer_closed",
-        "pending",
-        "pending_bytes",
-        "port",
-        "rcv_nxt",
-        "readable",
-        "recover",
-        "retries",
-        "rto",
-        "rto_at",
-        "shut",
-        "snd_max",
-        "snd_nxt",
-        "snd_una",
-        "sock",
-        "state",
-        "table",
-    )  # fmt: skip
+    )
+        [
+            "acknowledged",
+            "addresses",
+            "addresses_sum",
+            "backlog",
+            "checksum_offload",
+            "chunk",
+            "dup_acks",
+            "ethernet",
+            "fd",
+            "fin_acked",
+            "fin_at",
+            "fin_out",
+            "gso_offload",
+            "guest_fin",
+            "guest_port",
+            "guest_shift",
+            "guest_window",
+            "held_back",
+            "key",
+            "last_edge",
+            "last_heard",
+            "last_window",
+            "mss",
+            "peeked_to",
+            "peer_closed",
+            "pending",
+            "pending_bytes",
+            "port",
+            "rcv_nxt",
+            "readable",
+            "recover",
+            "retries",
+            "rto",
+            "rto_at",
+            "shut",
+            "snd_max",
+            "snd_nxt",
+            "snd_una",
+            "sock",
+            "state",
+            "table",
+        ]
+    )
 
     def __init__(
         self,
@@ -184,6 +188,8 @@ class TcpFlow:
         self.pending_bytes = 0
         self.backlog = bytearray()
         self.readable = False
+        self.acknowledged = 0
+        """Bytes that the guest has and that are still to be discarded in the socket."""
         self.peeked_to = 0
         """Bytes behind the socket's peek offset: under way and not yet acknowledged."""
         self.held_back = False
@@ -268,9 +274,20 @@ class TcpFlow:
             scaled = min(owed >> shift, 0xFFFF)
         else:
             self.last_edge = edge
-        self.held_back = scaled << shift < 2 * self.mss
         self.last_window = scaled
+        if scaled << shift < 2 * self.mss:
+            self._hold_back()
         return scaled
+
+    def _hold_back(self) -> None:
+        """The guest has next to no window: have the socket tell when it takes more.
+
+        Its event is edge-triggered and would not come again after a write that went through, so
+        the kernel is asked anew.
+        """
+        self.held_back = True
+        if not self.shut:
+            self.table.watch_again(self)
 
     def room(self) -> int:
         """Return the bytes that the socket would take now, cautiously."""
@@ -372,7 +389,7 @@ class TcpFlow:
             self.table.ready(self)
 
     def _acknowledged(self, ack: int, acked: int) -> None:
-        """Discard in the socket what the guest has."""
+        """The guest has ``acked`` more bytes (or our FIN) than it had."""
         data = acked
         if self.fin_at is not None and ack == (self.fin_at + 1) & MASK:
             self.fin_acked = True
@@ -385,14 +402,18 @@ class TcpFlow:
             self.recover = None
         self.rto = FIRST_RTO
         self.retries = 0
-        self._consume(data)
+        if data:
+            self.acknowledged += data
+            self.table.owe_discard(self)
         if self.snd_una == self.snd_max:
             self._disarm()
         else:
             self._arm()
         self._close_if_done()
 
-    def _consume(self, count: int) -> None:
+    def discard(self) -> None:
+        """Discard in the socket what the guest has acknowledged; once a burst is enough."""
+        count, self.acknowledged = self.acknowledged, 0
         self.peeked_to = max(0, self.peeked_to - count)
         receive = self.sock.recv_into
         while count > 0:
@@ -415,6 +436,7 @@ class TcpFlow:
         self.recover = self.snd_max
         self.snd_nxt = self.snd_una
         self.fin_out = False
+        self.discard()
         self.peek_again(0)
         self.readable = True
         self.table.ready(self)
@@ -480,7 +502,7 @@ class TcpFlow:
             # not acknowledged, so the guest sends it again
             self.rcv_nxt = (self.rcv_nxt - (size - taken) - self._unsay_fin()) & MASK
             self.table.counters["host socket full"] += 1
-            self.held_back = True
+            self._hold_back()
             return
         self.table.backlogs += size - taken
         for view in _skip(views, taken):
@@ -522,6 +544,7 @@ class TcpFlow:
 
     def _on_room(self) -> None:
         """The socket takes more: empty the backlog, then tell the guest."""
+        self.held_back = False
         if self.backlog:
             try:
                 taken = self.sock.send(self.backlog, _SEND_FLAGS)
@@ -562,6 +585,7 @@ class TcpFlow:
 
     def _close_if_done(self) -> None:
         if self.fin_acked and self.shut and not self.backlog:
+            self.discard()  # a close with data in the socket would reset the host's side
             self.table.finished(self)
 
     # Bulk toward the guest; ``TcpTable.pump`` calls this in turns
