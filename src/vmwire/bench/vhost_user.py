@@ -22,20 +22,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from vmwire.attach.vhost_user.messages import (
-    F_NEED_REPLY,
-    HEADER,
-    PROTOCOL_F_MQ,
-    PROTOCOL_F_REPLY_ACK,
-    U64,
-    VRING_STATE,
-    Header,
-    RegionInfo,
-    Request,
-    RingAddresses,
-    pack_message,
-    pack_regions,
-)
 from vmwire.bench.virtio import Arena, DriverRing
 from vmwire.bus.virtio.features import (
     VHOST_USER_F_PROTOCOL_FEATURES,
@@ -49,6 +35,20 @@ from vmwire.bus.virtio.features import (
     VIRTIO_NET_F_MRG_RXBUF,
     VIRTIO_RING_F_EVENT_IDX,
     VIRTIO_RING_F_INDIRECT_DESC,
+)
+from vmwire.bus.virtio.vhost_user import (
+    F_NEED_REPLY,
+    HEADER,
+    PROTOCOL_F_MQ,
+    PROTOCOL_F_REPLY_ACK,
+    U64,
+    VRING_STATE,
+    Header,
+    RegionInfo,
+    Request,
+    RingAddresses,
+    pack_message,
+    pack_regions,
 )
 from vmwire.wire.frame import NO_OFFLOAD, Offload
 

@@ -30,7 +30,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from vmwire.attach.vhost_user.channel import Channel, Message
-from vmwire.attach.vhost_user.messages import (
+from vmwire.attach.vhost_user.shared import MAX_SLOTS, SharedMemory
+from vmwire.bus.virtio.features import (
+    VHOST_F_LOG_ALL,
+    VHOST_USER_F_PROTOCOL_FEATURES,
+    VIRTIO_RING_F_EVENT_IDX,
+)
+from vmwire.bus.virtio.split import MAX_SIZE, SplitQueue
+from vmwire.bus.virtio.vhost_user import (
     F_REPLY,
     MAX_FDS,
     PROTOCOL_F_CONFIGURE_MEM_SLOTS,
@@ -52,13 +59,6 @@ from vmwire.attach.vhost_user.messages import (
     request_name,
     unpack_regions,
 )
-from vmwire.attach.vhost_user.shared import MAX_SLOTS, SharedMemory
-from vmwire.bus.virtio.features import (
-    VHOST_F_LOG_ALL,
-    VHOST_USER_F_PROTOCOL_FEATURES,
-    VIRTIO_RING_F_EVENT_IDX,
-)
-from vmwire.bus.virtio.split import MAX_SIZE, SplitQueue
 from vmwire.engine.clock import Timer
 from vmwire.engine.loop import EDGE, READ, Loop
 from vmwire.engine.memory import AddressFault, DirtyLog, MappingError, Region, map_log

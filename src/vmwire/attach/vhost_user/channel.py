@@ -14,7 +14,7 @@ import os
 import socket
 from dataclasses import dataclass, field
 
-from vmwire.attach.vhost_user.messages import (
+from vmwire.bus.virtio.vhost_user import (
     HEADER,
     MAX_FDS,
     Header,

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from vmwire.attach.vhost_user.backend import Backend
 from vmwire.attach.vhost_user.channel import Channel
-from vmwire.attach.vhost_user.messages import ProtocolError
+from vmwire.bus.virtio.vhost_user import ProtocolError
 from vmwire.engine.host import Host
 from vmwire.engine.loop import READ
 from vmwire.errors import ConfigError
