@@ -66,6 +66,8 @@ class Option:
     """Not in the help, as QEMU leaves out what every device has."""
     owner: str | None = None
     """The device that error messages name, where it isn't the record's own name."""
+    feature: int = 0
+    """The mask of the virtio feature that this switches, if it does."""
 
 
 def option(type: ValueType, *, default: Any = None, repeated: bool = False, **about: Any) -> Any:

@@ -1,0 +1,96 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a command line can ask for: the option tables of all types that are served, by name.
+
+This imports the tables alone, and each only when it is asked for, so that a wrong option or a call
+for help is answered before the network stack is loaded. `vmwire.registry` has the boxes.
+
+>>> parse("netdev", "user,id=u,hostfwd=tcp::5555-:22").hostname is None
+True
+>>> parse("device", "virtio-net,mq=maybe")
+Traceback (most recent call last):
+vmwire.errors.ConfigError: -device virtio-net,mq=maybe: Parameter 'mq' expects 'on' or 'off'
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from vmwire.options import table
+from vmwire.options.syntax import JsonOptions, OptionList
+from vmwire.options.syntax import parse as parse_syntax
+from vmwire.options.table import Table, naming
+
+# In the order in which help lists them, which is QEMU's.
+MODULES = {
+    "netdev": {
+        "hubport": "vmwire.netdev.hubport",
+        "user": "vmwire.netdev.user.options",
+    },
+    "device": {
+        "virtio-net-pci": "vmwire.nic.options",
+        "virtio-net-pci-non-transitional": "vmwire.nic.options",
+        "virtio-net-pci-transitional": "vmwire.nic.options",
+    },
+}
+ALIASES = {"virtio-net": "virtio-net-pci"}
+
+NETDEVS_OF_LATER = (
+    "af-xdp", "bridge", "dgram", "l2tpv3", "netmap", "nic", "none", "passt", "socket", "stream",
+    "tap", "vde", "vhost-user", "vhost-vdpa", "vmnet-bridged", "vmnet-host", "vmnet-shared",
+)  # fmt: skip
+NICS_OF_LATER = (
+    "e1000", "e1000-82540em", "e1000-82544gc", "e1000-82545em", "e1000e", "i82550", "i82551",
+    "i82557a", "i82557b", "i82557c", "i82558a", "i82558b", "i82559a", "i82559b", "i82559c",
+    "i82559er", "i82562", "i82801", "igb", "ne2k_isa", "ne2k_pci", "pcnet", "rocker", "rtl8139",
+    "tulip", "usb-bt-dongle", "usb-net", "virtio-net-device", "vmxnet3",
+)  # fmt: skip
+
+table.types_of_later("netdev", *NETDEVS_OF_LATER)
+table.types_of_later("device", *NICS_OF_LATER)
+
+
+def parse(kind: str, text: str) -> Any:
+    """The record of ``-netdev TEXT`` or ``-device TEXT``; or a ConfigError in one line."""
+    with naming(f"-{kind} {text}"):
+        return parse_options(kind, parse_syntax(text, table.KINDS[kind].selector))
+
+
+def parse_options(kind: str, options: OptionList | JsonOptions) -> Any:
+    """The record of an argument that was taken apart already."""
+    _import_for(kind, options)
+    return table.select(kind, options).from_options(options)
+
+
+def help_for(kind: str, text: str) -> str | None:
+    """What to print for ``help`` or ``NAME,help``; None if ``text`` doesn't ask for help."""
+    options = parse_syntax(text, table.KINDS[kind].selector)
+    if not options.wants_help:
+        return None
+    name = options.get(table.KINDS[kind].selector)
+    if name is None or name in ("help", "?"):
+        return _list(kind)
+    _import_for(kind, options)
+    with naming(f"-{kind} {text}"):
+        return table.find(kind, name).help_text()
+
+
+def _list(kind: str) -> str:
+    device = table.KINDS[kind].is_device
+    title = "Network devices:" if device else "Available netdev backend types:"
+    return "\n".join([title, *(each.list_line() for each in tables(kind))])
+
+
+def tables(kind: str) -> list[Table[Any]]:
+    """The tables of all types of a kind, in the order of help."""
+    for module in MODULES[kind].values():
+        import_module(module)
+    return [table.find(kind, name) for name in MODULES[kind]]
+
+
+def _import_for(kind: str, options: OptionList | JsonOptions) -> None:
+    name = options.get(table.KINDS[kind].selector)
+    module = MODULES[kind].get(ALIASES.get(name, name)) if isinstance(name, str) else None
+    if module is not None:
+        import_module(module)
