@@ -29,9 +29,7 @@ GET_QUEUE_NUM = 17
 
 # event idx, indirect, VERSION_1, PROTOCOL_FEATURES, LOG_ALL, checksum and TSO both ways,
 # mergeable buffers, announce, MQ.
-FEATURES = (
-    sum(1 << bit for bit in (0, 1, 7, 8, 9, 11, 12, 13, 15, 21, 22, 26, 28, 29, 30, 32))
-)
+FEATURES = sum(1 << bit for bit in (0, 1, 7, 8, 9, 11, 12, 13, 15, 21, 22, 26, 28, 29, 30, 32))
 # MQ, LOG_SHMFD, REPLY_ACK
 PROTOCOL_FEATURES = 1 << 0 | 1 << 1 | 1 << 3
 

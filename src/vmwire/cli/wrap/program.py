@@ -35,6 +35,9 @@ _UNREADABLE = re.compile(r"\b(shift|eval|source|function)\b|\bset\s+--|^\s*\.\s|
 _HERE_DOCUMENT = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?(.*)\n(?:.*\n)*?\s*\1\n")
 _CONTINUED = re.compile(r"\\\n\s*")
 _ASSIGNMENT = re.compile(r"^\s*(?:export\s+|readonly\s+|local\s+)?([A-Za-z_]\w*)=(.*)$")
+_SET = re.compile(r"""(?:^|(?<=[\s;&|(]))([A-Za-z_]\w*)(\+?)=("[^"]*"|'[^']*'|[^\s;&|)]*)""", re.M)
+_SET_OTHERWISE = re.compile(r"\b(?:for|read|getopts\s+\S+|unset|printf\s+-v)\s+(?:-\w+\s+)*(\w+)")
+_NOT_KNOWN = "$?"
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _ALL_ARGUMENTS = ('"$@"', '"${@}"')
 _LOOP_OVER_ARGUMENTS = re.compile(r"^\s*for\s+\w+\s+in\s+\"\$@\"\s*;?\s*(do)?\s*$")
@@ -142,10 +145,13 @@ def _last_command(word: str, text: str) -> str:
 
 
 def _assignments(text: str) -> dict[str, list[str]]:
+    """Everything that may be put into each variable, anywhere in the script."""
     values: dict[str, list[str]] = {}
-    for line in text.split("\n"):
-        if match := _ASSIGNMENT.match(line):
-            values.setdefault(match[1], []).append(match[2].strip())
+    for match in _SET.finditer(text):
+        added, value = match[2], match[3].strip("\"'")
+        values.setdefault(match[1], []).append(_NOT_KNOWN if added else value)
+    for match in _SET_OTHERWISE.finditer(text):
+        values.setdefault(match[1], []).append(_NOT_KNOWN)
     return values
 
 
@@ -158,7 +164,7 @@ def _expand(text: str, values: dict[str, list[str]], word: str) -> str:
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
-        literal = [each.strip("\"'") for each in values.get(name, [])]
+        literal = values.get(name, [])
         plain = [each for each in literal if "$" not in each and "`" not in each]
         aliases = [each for each in literal if each not in plain]
         for alias in aliases:

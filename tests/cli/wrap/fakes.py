@@ -1,0 +1,100 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""A host with recorded answers: what QEMU 7.2 and 11.1 say to the probe, and a calm machine."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+
+from vmwire.cli.wrap.plan import Composition, Decision, Host, compose, decision
+from vmwire.cli.wrap.probe import Abilities
+from vmwire.cli.wrap.program import Program
+
+MIB = 1 << 20
+
+
+def qemu_7_2() -> Abilities:
+    return Abilities(
+        vhost_user=True,
+        reconnect="reconnect",
+        msix_without_kvm=False,
+        memfd=True,
+        target="x86_64",
+        default_machine="pc-i440fx-7.2",
+        machines={
+            "pc": "pc.ram",
+            "pc-i440fx-7.2": "pc.ram",
+            "pc-i440fx-4.2": "pc.ram",
+            "q35": "pc.ram",
+            "microvm": "microvm.ram",
+            "none": "ram",
+            "xenfv": "",
+        },
+    )
+
+
+def qemu_11_1() -> Abilities:
+    return Abilities(
+        vhost_user=True,
+        reconnect="reconnect-ms",
+        msix_without_kvm=True,
+        memfd=True,
+        target="x86_64",
+        default_machine="pc-i440fx-11.1",
+        machines={"pc": "pc.ram", "pc-i440fx-11.1": "pc.ram", "q35": "pc.ram"},
+    )
+
+
+@dataclass
+class FakeHost(Host):
+    """Answers without looking; ``asked`` counts the questions that cost something."""
+
+    known: Abilities = field(default_factory=qemu_11_1)
+    fixed: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ("/dev/hugepages", "/dev/shm")
+    limit: int | None = None
+    config: str = ""
+    kvm: bool = False
+    asked: list[str] = field(default_factory=list)
+
+    def find(self, word: str) -> Program:
+        self.asked.append("program")
+        return Program(f"/usr/bin/{word}", (f"/usr/bin/{word}",), self.fixed)
+
+    def abilities(self, found: Program) -> Abilities:
+        self.asked.append("abilities")
+        return self.known
+
+    def default_ram_size(self, found: Program, known: Abilities, machine: str) -> int:
+        self.asked.append(f"RAM of {machine}")
+        return 128 * MIB
+
+    def kvm_usable(self) -> bool:
+        return self.kvm
+
+    def is_folder(self, path: str) -> bool:
+        return path in self.folders
+
+    def file_size_limit(self) -> int | None:
+        return self.limit
+
+    def user_config(self) -> str:
+        return self.config
+
+
+def decide(line: str, host: Host | None = None, keep: tuple[str, ...] = ()) -> Decision:
+    return decision(["qemu-system-x86_64", *shlex.split(line)], keep, host or FakeHost())
+
+
+def reasons(line: str, host: Host | None = None, keep: tuple[str, ...] = ()) -> list[str | None]:
+    """For each user-mode netdev: why it stays, or None."""
+    return [verdict.reason for verdict in decide(line, host, keep).verdicts]
+
+
+def composed(line: str, host: Host | None = None, keep: tuple[str, ...] = ()) -> Composition:
+    return compose(decide(line, host, keep), lambda name: f"/run/{name}.sock")
+
+
+def rewritten(line: str, host: Host | None = None, keep: tuple[str, ...] = ()) -> str:
+    return shlex.join(composed(line, host, keep).command[1:])
