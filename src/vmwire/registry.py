@@ -42,7 +42,7 @@ class BoxType(Protocol):
 
 
 NETDEVS: Mapping[str, str] = {
-    "user": "vmwire.netdev.user:UserNetdev",
+    "user": "vmwire.netdev.user.netdev:UserNetdev",
     "hubport": "vmwire.netdev.hubport:HubportNetdev",
     "null": "vmwire.netdev.null:NullNetdev",
 }

@@ -11,43 +11,24 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from vmwire.engine.host import Host
 from vmwire.engine.loop import READ
 from vmwire.errors import ConfigError
+from vmwire.netdev.user.options import ForwardRule
+from vmwire.netdev.user.plan import dotted
 
 BACKLOG = 128
 ACCEPTS_PER_TURN = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """One rule: what arrives at ``host_address:host_port`` goes to the guest's address and port.
-
-    ``protocol`` is ``tcp`` or ``udp``; addresses are dotted quads, ``""`` for every address of the
-    host. ``text`` is the rule as it was typed.
-    """
-
-    protocol: str
-    host_address: str
-    host_port: int
-    guest_address: str
-    guest_port: int
-    text: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its name in the fd store."""
-        return f"hostfwd:{self.protocol}:{self.host_address}:{self.host_port}"
-
-
-def open_socket(host: Host, rule: Forward, owner: str) -> socket.socket:
+def open_socket(host: Host, rule: ForwardRule, owner: str) -> socket.socket:
     """Take the rule's socket from the store, or bind one.
 
     Raises ConfigError, naming port and ``owner``, when the port can't be had.
     """
-    name = f"{owner}:{rule.name}"
+    address = dotted(rule.host_address)
+    name = f"hostfwd:{owner}:{rule.protocol}:{address}:{rule.host_port}"
     kept = host.store.take(name)
     if kept is not None:
         return socket.socket(fileno=kept)
@@ -56,15 +37,14 @@ def open_socket(host: Host, rule: Forward, owner: str) -> socket.socket:
     try:
         if rule.protocol == "tcp":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((rule.host_address, rule.host_port))
+        sock.bind((address, rule.host_port))
         if rule.protocol == "tcp":
             sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        where = f"{rule.protocol} port {rule.host_port} of {rule.host_address or 'the host'}"
         raise ConfigError(
-            f"Could not set up host forwarding rule '{rule.text}': {where}, asked for by "
-            f"netdev '{owner}': {os.strerror(error.errno or 0)}"
+            f"Could not set up host forwarding rule '{rule}' of netdev '{owner}': "
+            f"{rule.protocol} port {rule.host_port}: {os.strerror(error.errno or 0)}"
         ) from None
     host.store.keep(name, sock.fileno())
     return sock

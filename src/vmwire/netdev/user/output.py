@@ -11,17 +11,14 @@ network.
 from __future__ import annotations
 
 from collections.abc import Callable
-from struct import Struct
 
+from vmwire.netdev.user.fragments import fragment
 from vmwire.netdev.user.plan import Plan
 from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
 from vmwire.wire.port import Port
-from vmwire.wire.protocols.checksum import internet_checksum
+from vmwire.wire.protocols.ipv4 import MAXIMUM_LENGTH, Header
 
 ETHERTYPE_IPV4 = b"\x08\x00"
-IPV4_HEADER = Struct("!BBHHHBBH4s4s")
-assert IPV4_HEADER.size == 20
-
 MAX_WAITING = 1024
 """Frames that wait for room before the next ones are dropped."""
 
@@ -76,36 +73,27 @@ class Output:
         mac: bytes | None = None,
         tos: int = 0,
         ttl: int = TTL,
-        more_fragments: bool = False,
-        fragment_offset: int = 0,
-        identification: int | None = None,
         offload: Offload = NO_OFFLOAD,
     ) -> bool:
-        """Send an IPv4 packet to a guest; False if the guest's MAC isn't known (it is asked).
+        """Send an IPv4 packet to a guest, in fragments if it is longer than the MTU.
 
-        ``fragment_offset`` is in bytes. ``mac`` overrides the guest's MAC (broadcasts, and answers
-        to a guest that has no address yet).
+        ``mac`` overrides the guest's MAC (broadcasts, and answers to a guest that has no address
+        yet). False if the guest's MAC isn't known (it is asked).
         """
         to = mac if mac is not None else self.mac_of(destination)
         if to is None:
             self._port.drops["guest unknown"] += 1
             return False
-        if identification is None:
-            identification = self.next_identification()
-        fragment = (0x2000 if more_fragments else 0) | fragment_offset >> 3
-        header = IPV4_HEADER.pack(
-            0x45, tos, 20 + len(payload), identification, fragment, ttl, protocol, 0,
-            source, destination,
-        )  # fmt: skip
-        header = header[:10] + internet_checksum(header).to_bytes(2, "big") + header[12:]
-        data = to + self._plan.mac(source) + ETHERTYPE_IPV4 + header + payload
-        self.frame(Frame.of(data.ljust(ETHERNET_MINIMUM, b"\0"), offload))
-        return True
-
-    def next_identification(self) -> int:
-        """Return a new IPv4 identification (RFC 6864)."""
         self._identification = (self._identification + 1) & 0xFFFF
-        return self._identification
+        header = Header(
+            source, destination, protocol, len(payload), ttl, self._identification, tos=tos
+        )
+        ethernet = to + self._plan.mac(source) + ETHERTYPE_IPV4
+        mtu = MAXIMUM_LENGTH if offload.needs else self._plan.mtu
+        for emitted, piece in fragment(header, payload, mtu):
+            data = b"".join((ethernet, emitted, piece))
+            self.frame(Frame.of(data.ljust(ETHERNET_MINIMUM, b"\0"), offload))
+        return True
 
     def flush(self) -> None:
         """Offer what waits; the rest stays until the peer has room."""
