@@ -52,31 +52,23 @@ table.types_of_later("device", *NICS_OF_LATER)
 
 
 def parse(kind: str, text: str) -> Any:
-    """The record of ``-netdev TEXT`` or ``-device TEXT``; or a ConfigError in one line."""
+    """The record of ``-netdev TEXT`` or ``-device TEXT``, or a ConfigError in one line."""
     with naming(f"-{kind} {text}"):
-        return parse_options(kind, parse_syntax(text, table.KINDS[kind].selector))
+        options = parse_syntax(text, table.KINDS[kind].selector)
+        return select(kind, options).from_options(options)
 
 
-def parse_options(kind: str, options: OptionList | JsonOptions) -> Any:
-    """The record of an argument that was taken apart already."""
-    _import_for(kind, options)
-    return table.select(kind, options).from_options(options)
+def select(kind: str, options: OptionList | JsonOptions) -> Table[Any]:
+    """The table of the type that an argument asks for."""
+    _import(kind, options.get(table.KINDS[kind].selector))
+    return table.select(kind, options)
 
 
-def help_for(kind: str, text: str) -> str | None:
-    """What to print for ``help`` or ``NAME,help``; None if ``text`` doesn't ask for help."""
-    options = parse_syntax(text, table.KINDS[kind].selector)
-    if not options.wants_help:
-        return None
-    name = options.get(table.KINDS[kind].selector)
-    if name is None or name in ("help", "?"):
-        return _list(kind)
-    _import_for(kind, options)
-    with naming(f"-{kind} {text}"):
+def help_text(kind: str, name: str | None = None) -> str:
+    """What ``NAME,help`` prints; without a name, what ``help`` does."""
+    if name is not None:
+        _import(kind, name)
         return table.find(kind, name).help_text()
-
-
-def _list(kind: str) -> str:
     device = table.KINDS[kind].is_device
     title = "Network devices:" if device else "Available netdev backend types:"
     return "\n".join([title, *(each.list_line() for each in tables(kind))])
@@ -84,13 +76,12 @@ def _list(kind: str) -> str:
 
 def tables(kind: str) -> list[Table[Any]]:
     """The tables of all types of a kind, in the order of help."""
-    for module in MODULES[kind].values():
-        import_module(module)
+    for name in MODULES[kind]:
+        _import(kind, name)
     return [table.find(kind, name) for name in MODULES[kind]]
 
 
-def _import_for(kind: str, options: OptionList | JsonOptions) -> None:
-    name = options.get(table.KINDS[kind].selector)
+def _import(kind: str, name: Any) -> None:
     module = MODULES[kind].get(ALIASES.get(name, name)) if isinstance(name, str) else None
     if module is not None:
         import_module(module)
