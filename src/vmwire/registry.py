@@ -48,6 +48,8 @@ NETDEVS: Mapping[str, str] = {
 }
 DEVICES: Mapping[str, str] = {
     "virtio-net-pci": "vmwire.attach.vhost_user:VhostUserNic",
+    "virtio-net-pci-non-transitional": "vmwire.attach.vhost_user:VhostUserNic",
+    "virtio-net-pci-transitional": "vmwire.attach.vhost_user:VhostUserNic",
     "netns": "vmwire.attach.netns:NetnsNic",
     "null": "vmwire.nic.null:NullNic",
 }
