@@ -270,6 +270,7 @@ def test_guest_can_decline_or_release_only_its_own_address() -> None:
     server.receive(OTHER_MAC, ask(dhcp.DECLINE, OTHER_MAC, own), 0)
     server.receive(OTHER_MAC, ask(dhcp.RELEASE, OTHER_MAC, ciaddr=own), 0)
     server.receive(GUEST_MAC, ask(dhcp.RELEASE, ciaddr="10.0.2.77"), 0)
+    server.receive(GUEST_MAC, ask(dhcp.DECLINE, requested="10.0.2.77"), 0)
     assert server.leases(0) == [(packed(own), GUEST_MAC)]
 
 

@@ -187,6 +187,16 @@ def test_silent_resolver_is_followed_by_the_next() -> None:
     assert bench.reply(now=6) == [Answer(GUEST, ANSWER)]
 
 
+def test_second_attempt_waits_behind_younger_queries() -> None:
+    bench = Bench()
+    bench.ask(now=0)
+    bench.ask(message=numbered(2), now=1)
+    bench.relay.expire(ATTEMPT_S)
+    assert bench.relay.next_deadline() == 1 + ATTEMPT_S
+    bench.relay.expire(1 + ATTEMPT_S)
+    assert bench.relay.next_deadline() == 2 * ATTEMPT_S
+
+
 def test_late_answer_of_the_first_resolver_is_dropped() -> None:
     bench = Bench(ONE, TWO)
     bench.ask()

@@ -7,7 +7,7 @@ import pytest
 
 from vmwire.engine.loop import Loop
 from vmwire.netdev.user.dns import Resolver
-from vmwire.netdev.user.dns_service import DnsService, connected_socket
+from vmwire.netdev.user.dns_service import DnsService, UpstreamSockets, connected_socket
 from vmwire.wire.protocols import dns
 
 QUERY = bytes.fromhex("abcd0100000100000000000001610262630000010001")
@@ -108,6 +108,22 @@ def test_closed_ports_only_give_servfail_without_waiting(bench: Bench) -> None:
     bench.run()
     assert bench.delivered == [(GUEST, 4200, dns.failure(QUERY, dns.SERVFAIL))]
     assert bench.loop.now() - before < 2
+
+
+def test_message_is_sent_although_an_earlier_one_was_refused(bench: Bench) -> None:
+    upstreams = UpstreamSockets(bench.loop, lambda handle, message: None, lambda handle: None)
+    dead = udp_server()
+    resolver = resolver_of(dead)
+    dead.close()
+    handle = upstreams.open(resolver)
+    assert handle is not None
+    assert upstreams.send(handle, b"lost")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((resolver.address, resolver.port))
+        server.settimeout(5)
+        assert upstreams.send(handle, b"found")
+        assert server.recvfrom(10)[0] == b"found"
+    upstreams.close(handle)
 
 
 def test_unreachable_scope_is_servfail(bench: Bench) -> None:
