@@ -119,11 +119,13 @@ def test_faults_are_told_as_qemu_tells_them(kind: str, text: str, fault: str) ->
 
 
 def test_netdev_help_lists_what_is_served() -> None:
-    assert catalogue.help_text("netdev") == ("Available netdev backend types:\nhubport\nuser")
+    assert catalogue.help_for("netdev", "help") == (
+        "Available netdev backend types:\nhubport\nuser"
+    )
 
 
 def test_device_help_lists_what_is_served() -> None:
-    assert catalogue.help_text("device") == (
+    assert catalogue.help_for("device", "?") == (
         "Network devices:\n"
         'name "virtio-net-pci", bus PCI, alias "virtio-net"\n'
         'name "virtio-net-pci-non-transitional", bus PCI\n'
@@ -136,7 +138,7 @@ OURS = {"queues", "socket"}
 
 @pytest.mark.parametrize("name", ["virtio-net-pci", "virtio-net"])
 def test_device_help_states_qemus_types_and_defaults(name: str) -> None:
-    first, *lines = catalogue.help_text("device", name).splitlines()
+    first, *lines = (catalogue.help_for("device", f"{name},help") or "").splitlines()
     assert first == "virtio-net-pci options:"
     keys = []
     for line in lines:
@@ -157,16 +159,21 @@ def _default(rest: str) -> str | None:
 
 
 def test_help_columns_are_qemus() -> None:
-    lines = catalogue.help_text("device", "virtio-net-pci").splitlines()
+    lines = (catalogue.help_for("device", "virtio-net-pci,help") or "").splitlines()
     assert "  acpi-index=<uint32>    -  (default: 0)" in lines
     assert "  disable-legacy=<OnOffAuto> - on/off/auto (default: auto)" in lines
     assert "  csum=<bool>            - on/off (default: on)" in lines
     assert "  bootindex=<int32>" in lines
 
 
+def test_help_is_asked_for_by_a_bare_word_only() -> None:
+    assert catalogue.help_for("device", "virtio-net-pci,id=help") is None
+    assert catalogue.help_for("netdev", '{"type":"user","id":"help"}') is None
+
+
 def test_help_on_an_unknown_device_is_an_error() -> None:
     with pytest.raises(ConfigError):
-        catalogue.help_text("device", "nosuch")
+        catalogue.help_for("device", "nosuch,help")
 
 
 @pytest.mark.parametrize("kind", ["netdev", "device"])

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from vmwire.options import table
-from vmwire.options.syntax import JsonOptions, OptionList
+from vmwire.options.syntax import HELP_WORDS
 from vmwire.options.syntax import parse as parse_syntax
 from vmwire.options.table import Table, naming
 
@@ -55,20 +55,25 @@ def parse(kind: str, text: str) -> Any:
     """The record of ``-netdev TEXT`` or ``-device TEXT``, or a ConfigError in one line."""
     with naming(f"-{kind} {text}"):
         options = parse_syntax(text, table.KINDS[kind].selector)
-        return select(kind, options).from_options(options)
+        _import(kind, options.get(table.KINDS[kind].selector))
+        return table.select(kind, options).from_options(options)
 
 
-def select(kind: str, options: OptionList | JsonOptions) -> Table[Any]:
-    """The table of the type that an argument asks for."""
-    _import(kind, options.get(table.KINDS[kind].selector))
-    return table.select(kind, options)
-
-
-def help_text(kind: str, name: str | None = None) -> str:
-    """What ``NAME,help`` prints; without a name, what ``help`` does."""
-    if name is not None:
-        _import(kind, name)
+def help_for(kind: str, text: str) -> str | None:
+    """What to print for ``help`` or ``NAME,help``; None if ``text`` doesn't ask for help."""
+    selector = table.KINDS[kind].selector
+    options = parse_syntax(text, selector)
+    if not options.wants_help:
+        return None
+    name = options.get(selector)
+    if name is None or name in HELP_WORDS:
+        return _list(kind)
+    _import(kind, name)
+    with naming(f"-{kind} {text}"):
         return table.find(kind, name).help_text()
+
+
+def _list(kind: str) -> str:
     device = table.KINDS[kind].is_device
     title = "Network devices:" if device else "Available netdev backend types:"
     return "\n".join([title, *(each.list_line() for each in tables(kind))])
