@@ -89,16 +89,16 @@ def test_runtime_directory_with_a_long_path_is_refused_at_once(
     monkeypatch.setenv("XDG_RUNTIME_DIR", long)
     with pytest.raises(ConfigError, match="too long"):
         rundir.create()
-    assert rundir.running() == []
+    assert not any(path.startswith(long) for path in rundir.running())
 
 
 def test_folder_is_stale_when_nobody_holds_its_lock(runtime: str) -> None:
     made = rundir.create()
     copy = os.dup(made.lock_fd)
     os.close(made.lock_fd)
-    assert rundir.running() == [made.path]
+    assert made.path in rundir.running()
     os.close(copy)
-    assert rundir.running() == []
+    assert made.path not in rundir.running()
     assert not os.path.exists(made.path)
 
 

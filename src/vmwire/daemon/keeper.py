@@ -71,7 +71,8 @@ class Keeper:
     """Runs one instance until its VM is gone; ``run`` returns 0, or 1 for a start that failed.
 
     ``on_report`` hears ``{"ready": facts}`` or ``{"failed": reason}`` once, for the first worker.
-    A failed start is reported when nothing is left of it.
+    A failed start is reported when nothing is left of it. ``on_ending`` is called when the end
+    begins.
     """
 
     def __init__(
@@ -80,12 +81,15 @@ class Keeper:
         handles: Handles,
         kept: KeptFds,
         on_report: Callable[[Message], None],
+        *,
+        on_ending: Callable[[], None] = lambda: None,
         worker_main: WorkerMain | None = None,
     ) -> None:
         self.job = job
         self.handles = handles
         self.kept = kept
         self._on_report = on_report
+        self._on_ending = on_ending
         self._worker_main = worker_main or _import_worker
         self._restarts = Restarts()
         self._poll = select.poll()
@@ -142,7 +146,8 @@ class Keeper:
             self._poll.unregister(fd)
 
     def _log(self, level: str, text: str) -> None:
-        logfile.write_line(self.handles.log, level, "keeper", text)
+        if logfile.LEVELS.index(level) <= logfile.LEVELS.index(self.job.log_level):
+            logfile.write_line(self.handles.log, level, "keeper", text)
 
     # The worker
 
@@ -255,6 +260,7 @@ class Keeper:
             self._kill()
         else:
             self._ending = True
+            self._on_ending()
             process.kill(self._pidfd, signal.SIGTERM)
             self._alarm = (time.monotonic() + END_PATIENCE_S, self._kill)
 

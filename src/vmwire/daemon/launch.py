@@ -83,11 +83,12 @@ def _start(
     fds: Mapping[str, int],
 ) -> int:
     logfile.check_level(log_level)
-    log = logfile.open_log(os.path.abspath(log_file) if log_file else run_dir.file(rundir.LOG))
+    log_path = os.path.abspath(log_file) if log_file else run_dir.file(rundir.LOG)
+    log = logfile.open_log(log_path)
     opened = [log]
     try:
-        describe(run_dir, mode, log_file)
         lifeline, vm_end = os.pipe()
+        describe(run_dir, mode, log_path, lifeline=os.fstat(lifeline).st_ino)
         opened += [lifeline]
         report, report_end = os.pipe()
         opened += [report, report_end]
@@ -108,7 +109,7 @@ def _start(
     return _for_the_vm(vm_end)
 
 
-def describe(run_dir: RunDir, mode: str, log_file: str | None) -> None:
+def describe(run_dir: RunDir, mode: str, log: str | None, lifeline: int | None = None) -> None:
     """Leave behind what `vmwire list` tells about an instance that it can't ask."""
     run_dir.describe(
         {
@@ -116,7 +117,8 @@ def describe(run_dir: RunDir, mode: str, log_file: str | None) -> None:
             "pid": os.getpid(),
             "command": sys.argv,
             "started": time.time(),
-            "log": os.path.abspath(log_file) if log_file else run_dir.file(rundir.LOG),
+            "lifeline": lifeline,
+            "log": log,
         }
     )
 

@@ -90,14 +90,18 @@ class StopSignals:
     """Turns signals into a descriptor that gets readable: no code runs in between other code.
 
     ``ignored`` are left to somebody else (the worker of a network in the foreground leaves Ctrl-C
-    to its keeper).
+    to its keeper). What was ignored before stays so, as nohup and shells' background jobs want it;
+    SIGTERM always ends.
     """
 
     def __init__(self, ignored: Iterable[signal.Signals] = ()) -> None:
         self._read_fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN if number in ignored else _nothing)
+            if number in ignored:
+                signal.signal(number, signal.SIG_IGN)
+            elif number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _nothing)
 
     def fileno(self) -> int:
         return self._read_fd

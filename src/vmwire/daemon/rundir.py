@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import stat
@@ -36,6 +37,7 @@ LOCK = "lock"
 INSTANCE = "instance.json"
 CONTROL = "control.sock"
 LOG = "vmwire.log"
+MAX_FACTS = 1 << 20
 
 
 def base_path() -> str:
@@ -80,7 +82,11 @@ class RunDir:
 
     def socket_path(self, name: str) -> str:
         """Where the socket ``name`` goes: a path that fits and that nothing has yet."""
-        path = check_socket_path(os.path.join(self.socket_dir, f"{name}.sock"))
+        return self.claim_socket(os.path.join(self.socket_dir, f"{name}.sock"))
+
+    def claim_socket(self, path: str) -> str:
+        """Count ``path`` among the sockets that go with this instance; nothing may be there yet."""
+        check_socket_path(path)
         if path not in self.owned_sockets:
             if os.path.lexists(path):
                 raise ConfigError(f"The socket '{path}' exists already: is its network running?")
@@ -116,25 +122,53 @@ def create(name: str | None = None, socket_dir: str | None = None) -> RunDir:
     return RunDir(path, lock_fd, socket_dir)
 
 
-def running(base: str | None = None) -> list[str]:
-    """The paths of the run directories in use; clears the stale ones away first."""
-    base = base or base_path()
-    if not os.path.isdir(base):
-        return []
-    _check_private(base)
-    with _exclusive(base):
-        _clear_stale(base)
-    return [os.path.join(base, name) for name in _instances(base)]
+def running() -> list[str]:
+    """The paths of our run directories in use; clears the stale ones away first."""
+    found = []
+    for base in _own_bases():
+        _check_private(base)
+        with _exclusive(base):
+            _clear_stale(base)
+        found += [os.path.join(base, name) for name in _instances(base)]
+    return found
+
+
+def _own_bases() -> list[str]:
+    """Where ours may be: a VM may have been started with another environment than we have."""
+    uid = os.getuid()
+    bases = {base_path(), f"/run/user/{uid}/vmwire", f"/tmp/vmwire-{uid}"}
+    return sorted(base for base in bases if os.path.isdir(base))
+
+
+def running_of_others() -> list[str]:
+    """The paths of other users' run directories in use, for root. Nothing is changed there:
+    what stands in them is theirs to say, and must not steer what root does."""
+    found = []
+    for base in sorted([*glob.glob("/run/user/*/vmwire"), *glob.glob("/tmp/vmwire-*")]):
+        if base not in _own_bases() and os.path.isdir(base) and not os.path.islink(base):
+            paths = (os.path.join(base, name) for name in _instances(base))
+            found += [path for path in paths if not is_stale(path)]
+    return found
 
 
 def read_facts(path: str) -> dict[str, Any]:
     """What ``instance.json`` of a run directory says; empty if it can't be read."""
     try:
-        with open(os.path.join(path, INSTANCE), encoding="utf-8") as file:
-            facts = json.load(file)
+        fd = _open_regular(os.path.join(path, INSTANCE), os.O_RDONLY)
+        with open(fd, encoding="utf-8") as file:
+            facts = json.loads(file.read(MAX_FACTS))
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open a file that may be somebody else's: no link, and nothing that would make us wait."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise PermissionError(f"{path} is not a plain file")
+    return fd
 
 
 def remove(path: str, sockets: list[str] | None = None) -> None:
@@ -233,7 +267,7 @@ def _clear_stale(base: str) -> None:
 def is_stale(path: str) -> bool:
     """Whether no process of the instance is left."""
     try:
-        fd = os.open(os.path.join(path, LOCK), os.O_RDWR | os.O_CLOEXEC)
+        fd = _open_regular(os.path.join(path, LOCK), os.O_RDONLY)
     except FileNotFoundError:
         return True  # its maker died between the folder and the lock
     except OSError:

@@ -1,0 +1,215 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""Serve mode: ``vmwire -netdev user,id=u -device virtio-net-pci,netdev=u``, without a VM.
+
+The command is the keeper of its network (see `vmwire.daemon.keeper`), in the foreground: it prints
+how to reach each card, and ends with SIGTERM, SIGINT or SIGHUP, all of which are clean ends (exit
+status 0). A network that can't be had is one line on standard error and exit status 1.
+
+    -netdev help, -netdev TYPE,help, -device help, -device TYPE,help
+    --capture ID=FILE     record what passes at a netdev or card, as pcap
+    --socket-dir DIR      put the sockets there (the user's umask says who may connect)
+    --pidfile FILE        write our pid when the network stands; removed at the end
+    --log FILE            where the log goes (default: standard error)
+    --log-level LEVEL     error, warning, info or debug (default: info; for the terminal, warning)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vmwire import catalogue
+from vmwire.cli import recipes
+from vmwire.cli.recipes import Card
+from vmwire.daemon import keeper, launch, logfile
+from vmwire.daemon.channel import Channel, Message
+from vmwire.daemon.job import Handles, Job, failure_error
+from vmwire.daemon.notify import PidFile, sd_notify
+from vmwire.daemon.rundir import RunDir
+from vmwire.daemon.store import KeptFds
+from vmwire.errors import ConfigError
+from vmwire.options.table import naming, table_of
+
+DEFAULT_MAC = bytes.fromhex("525400123456")
+"""QEMU's for its first card; each further one counts up, so that VMs on one network differ."""
+VALUE_OPTIONS = ("netdev", "device", "capture", "socket-dir", "pidfile", "log", "log-level")
+
+
+@dataclass(slots=True)
+class Arguments:
+    """The command line, in order."""
+
+    netdev: list[str] = field(default_factory=list)
+    device: list[str] = field(default_factory=list)
+    capture: list[str] = field(default_factory=list)
+    single: dict[str, str] = field(default_factory=dict)
+
+
+def main(argv: list[str]) -> int:
+    """Serve what ``argv`` (without the command's name) asks for; returns the exit status."""
+    try:
+        arguments = read(argv)
+        shown = help_wanted(arguments)
+        if shown is not None:
+            print(shown)
+            return 0
+        return serve(arguments)
+    except ConfigError as error:
+        complain(str(error))
+    except OSError as error:
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
+    return 1
+
+
+def complain(text: str) -> None:
+    print(f"vmwire: {text}", file=sys.stderr)
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+def read(argv: list[str]) -> Arguments:
+    """Take the words apart; one dash or two, as QEMU has it, and ``--option=value`` too."""
+    arguments = Arguments()
+    words = iter(argv)
+    for word in words:
+        name, has_value, value = word.lstrip("-").partition("=")
+        if not word.startswith("-") or name not in VALUE_OPTIONS:
+            raise ConfigError("invalid option (vmwire --help shows what there is)", word)
+        if not has_value:
+            value = next(words, "")
+            if not value:
+                raise ConfigError("requires an argument", word)
+        if name in ("netdev", "device", "capture"):
+            getattr(arguments, name).append(value)
+        elif name in arguments.single:
+            raise ConfigError("may be given once", f"--{name}")
+        else:
+            arguments.single[name] = value
+    return arguments
+
+
+def help_wanted(arguments: Arguments) -> str | None:
+    """What to print if some option asks for help."""
+    for kind in ("device", "netdev"):
+        for text in getattr(arguments, kind):
+            with naming(f"-{kind} {text}"):
+                found = catalogue.help_for(kind, text)
+            if found is not None:
+                return found
+    return None
+
+
+# --- the network --------------------------------------------------------------------------------
+
+
+def plan(arguments: Arguments, run_dir: RunDir) -> tuple[dict[str, Any], list[Card]]:
+    """The worker's config, and the cards as they are printed."""
+    netdevs = [[text, text] for text in arguments.netdev if catalogue.parse("netdev", text)]
+    cards, devices = [], []
+    for number, text in enumerate(arguments.device):
+        asked = catalogue.parse("device", text)
+        id = asked.id or f"nic{number}"
+        with naming(f"-device {text}"):
+            path = (
+                run_dir.claim_socket(os.path.abspath(asked.socket))
+                if asked.socket
+                else run_dir.socket_path(id)
+            )
+        mac = asked.mac or DEFAULT_MAC[:5] + bytes([DEFAULT_MAC[5] + number & 0xFF])
+        card = replace(asked, id=id, mac=mac, socket=path)
+        devices.append([text, table_of(type(card)).to_text(card)])
+        cards.append(Card(id, path, asked.netdev or "", replace(card, id=asked.id, netdev=id)))
+    captures = [_capture(text) for text in arguments.capture]
+    return {"netdevs": netdevs, "devices": devices, "captures": captures}, cards
+
+
+def _capture(text: str) -> list[str]:
+    id, equals, path = text.partition("=")
+    if not equals or not id or not path:
+        raise ConfigError("expects ID=FILE, with the id of a netdev or a card", f"--capture {text}")
+    return [id, os.path.abspath(path)]
+
+
+def serve(arguments: Arguments) -> int:
+    """Run until told to end."""
+    if not arguments.netdev and not arguments.device:
+        raise ConfigError("nothing to serve: there is no -netdev and no -device")
+    given = arguments.single
+    log_path = given.get("log")
+    level = logfile.check_level(given.get("log-level", "info" if log_path else "warning"))
+    log = logfile.open_log(log_path) if log_path else os.dup(2)
+    pid_file = PidFile(given["pidfile"]) if "pidfile" in given else None
+    try:
+        run_dir = launch.prepare_run_dir(given.get("socket-dir"))
+        try:
+            config, cards = plan(arguments, run_dir)
+            launch.describe(run_dir, "serve", os.path.abspath(log_path) if log_path else None)
+            job = Job(config, run_dir.path, run_dir.owned_sockets, level, foreground=True)
+            return _keep(job, Handles(log, run_dir.lock_fd), cards, pid_file, "socket-dir" in given)
+        finally:
+            run_dir.remove()
+            os.close(run_dir.lock_fd)
+    finally:
+        if pid_file is not None:
+            pid_file.remove()
+        os.close(log)
+
+
+def _keep(
+    job: Job, handles: Handles, cards: list[Card], pid_file: PidFile | None, shared: bool
+) -> int:
+    def on_report(message: Message) -> None:
+        if "failed" in message:
+            raise failure_error(message["failed"])
+        if shared:
+            open_to_others([card.socket for card in cards])
+        if pid_file is not None:
+            pid_file.write()
+        announce(cards)
+        sd_notify("READY=1")
+
+    def worker_main(job: Job, handles: Handles, channel: Channel, kept: KeptFds) -> int:
+        from vmwire.cli import served
+        from vmwire.daemon import worker
+
+        os.umask(0o077)
+        return worker.main(job, handles, channel, kept, served.build)
+
+    kept = keeper.Keeper(
+        job,
+        handles,
+        KeptFds(),
+        on_report,
+        on_ending=lambda: sd_notify("STOPPING=1"),
+        worker_main=worker_main,
+    )
+    return kept.run()
+
+
+def open_to_others(sockets: list[str]) -> None:
+    """Sockets in a folder of the user's have the mode that the user's other new files have."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in sockets:
+        os.chmod(path, 0o777 & ~umask)
+
+
+def announce(cards: list[Card]) -> None:
+    """Print how to reach the cards; a reader who left misses something, the network does not."""
+    reachable = [card for card in cards if os.path.exists(card.socket)]
+    try:
+        if reachable:
+            print(recipes.text(reachable))
+        print("The network stands. Ctrl-C ends it.", flush=True)
+    except BrokenPipeError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

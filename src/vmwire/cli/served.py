@@ -1,0 +1,51 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""A network made of options as they were typed: the worker's half of serve mode.
+
+The command has checked what each option says by itself; here the stack is imported and the parts
+are put together, which finds the rest: ids that are missing or taken, ports in use. Errors carry
+the option as it was typed, in QEMU's form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from vmwire import catalogue
+from vmwire.daemon import worker
+from vmwire.engine.host import FdStore
+from vmwire.network import Network
+from vmwire.options.table import naming, table_of
+
+
+def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
+    """The network of ``config``, as `vmwire.cli.serve` makes it; not started.
+
+    ``{"netdevs": [[typed, text], ...], "devices": [[typed, text], ...], "captures": [[id, path]]}``
+    where ``typed`` is what the user wrote and ``text`` the same with everything decided.
+    """
+    network = Network(store=store)
+    try:
+        for typed, text in config["netdevs"]:
+            with naming(f"-netdev {typed}"):
+                network.add_netdev(**_values("netdev", text))
+        for typed, text in config["devices"]:
+            with naming(f"-device {typed}"):
+                network.add_nic(**_values("device", text))
+        for member, path in config["captures"]:
+            with naming(f"--capture {member}={path}"):
+                network.capture(member, worker.capture_path(path, restarts))
+    except BaseException:
+        network.close()
+        raise
+    return network
+
+
+def _values(kind: str, text: str) -> dict[str, Any]:
+    """The type and the values of an option, for the methods of `Network`."""
+    record = catalogue.parse(kind, text)
+    fields = {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
+    given = {name: value for name, value in fields.items() if value is not None}
+    return {"type": table_of(type(record)).name, **given}

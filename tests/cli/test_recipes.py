@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import shlex
+from xml.etree import ElementTree
+
+from vmwire.cli import recipes
+from vmwire.cli.recipes import Card
+from vmwire.nic.options import VirtioNetPciOptions
+
+MAC = bytes.fromhex("525400123456")
+
+
+def card(socket: str = "/run/n0.sock", **options: object) -> Card:
+    record = VirtioNetPciOptions(netdev="n0", mac=MAC, **options)  # type: ignore[arg-type]
+    return Card("n0", socket, "u", record)
+
+
+def qemu_words(of: Card) -> list[str]:
+    return shlex.split(" ".join(recipes.qemu(of)))
+
+
+def test_qemu_gets_shared_memory_a_chardev_that_reconnects_and_the_card() -> None:
+    assert qemu_words(card()) == [
+        "-m", "1G", "-object", "memory-backend-memfd,id=mem,size=1G,share=on",
+        "-machine", "memory-backend=mem",
+        "-chardev", "socket,id=n0,path=/run/n0.sock,reconnect-ms=1000",
+        "-netdev", "vhost-user,id=n0,chardev=n0",
+        "-device", "virtio-net-pci,netdev=n0,mac=52:54:00:12:34:56",
+    ]  # fmt: skip
+
+
+def test_what_the_user_said_of_the_card_reaches_qemu_but_not_vmwires_own_options() -> None:
+    words = qemu_words(card(mq=True, queues=4, host_mtu=9000, socket="/run/n0.sock"))
+    assert words[-3] == "vhost-user,id=n0,chardev=n0,queues=4"
+    assert words[-1] == "virtio-net-pci,netdev=n0,mac=52:54:00:12:34:56,mq=on,host_mtu=9000"
+
+
+def test_path_with_odd_characters_survives_shell_options_and_xml() -> None:
+    odd = card("/run/a b,c'd&e.sock")
+    assert "socket,id=n0,path=/run/a b,,c'd&e.sock,reconnect-ms=1000" in qemu_words(odd)
+    xml = ElementTree.fromstring("<d>" + "".join(recipes.libvirt(odd)) + "</d>")
+    source = xml.find("interface/source")
+    assert source is not None and source.get("path") == "/run/a b,c'd&e.sock"
+    words = shlex.split(" ".join(recipes.cloud_hypervisor(odd)))
+    assert words[-1].startswith('vhost_user=true,socket="/run/a b,c\'d&e.sock",mac=')
+
+
+def test_queue_pairs_are_counted_as_each_machine_counts() -> None:
+    several = card(mq=True, queues=2)
+    assert recipes.cloud_hypervisor(several)[0].endswith("num_queues=4")
+    assert "  <driver queues='2'/>" in recipes.libvirt(several)
+    assert not any("driver" in line for line in recipes.libvirt(card()))
