@@ -13,7 +13,7 @@ from vmwire.cli.wrap import cmdline
 LINES = [
     "",
     "disk.img",
-    "-m 1024 -smp 2 -drive file=a,if=none -netdev user,id=u -device virtio-net-pci,netdev=u -boot c",
+    "-m 1024 -smp 2 -drive file=a -netdev user,id=u -device virtio-net-pci,netdev=u -boot c",
     "--m 1G --nographic disk.img -S",
     "-name -S -S",
     "-append '-netdev user,id=no' -netdev user,id=yes",

@@ -43,8 +43,8 @@ TAKEN = {
     f"-M memory-backend=m {PLAIN}",
     "RAM object with settings": "-m 96 -object memory-backend-ram,id=m,size=96M,merge=off,"
     f"dump=off,prealloc=on,prealloc-threads=2 -M memory-backend=m {PLAIN}",
-    "RAM object without swap reserved": "-m 96 -object memory-backend-ram,id=m,size=96M,reserve=off "
-    f"-M memory-backend=m {PLAIN}",
+    "RAM object without swap reserved": "-m 96 -object "
+    f"memory-backend-ram,id=m,size=96M,reserve=off -M memory-backend=m {PLAIN}",
     "object in a folder": "-m 96 -object memory-backend-file,id=m,size=96M,mem-path={folder} "
     f"-M memory-backend=m {PLAIN}",
     "NUMA nodes": "-m 128 -smp 2 -object memory-backend-ram,id=a,size=64M "

@@ -1,0 +1,117 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""The exact words that QEMU gets, and the network's configuration."""
+
+from __future__ import annotations
+
+from tests.cli.wrap.fakes import FakeHost, composed, qemu_7_2, rewritten
+
+RAM = (
+    "-object memory-backend-memfd,id=pc.ram,size=1073741824,share=on,"
+    "x-use-canonical-path-for-ramblock-id=off -machine memory-backend=pc.ram"
+)
+
+
+def test_a_netdev_is_replaced_where_it_stood() -> None:
+    line = (
+        "-m 1G -boot c -netdev user,id=u,hostfwd=tcp::5555-:22 -device virtio-net-pci,netdev=u -S"
+    )
+    assert rewritten(line) == (
+        f"-m 1G -boot c {RAM} "
+        "-chardev socket,id=vmwire-u,path=/run/u.sock,reconnect-ms=100 "
+        "-netdev vhost-user,id=u,chardev=vmwire-u -device virtio-net-pci,netdev=u -S"
+    )
+
+
+def test_seconds_are_the_other_spelling_and_msix_goes() -> None:
+    line = "-m 1G -netdev user,id=u -device virtio-net-pci,netdev=u,addr=5"
+    assert rewritten(line, FakeHost(qemu_7_2())) == (
+        f"-m 1G {RAM} -chardev socket,id=vmwire-u,path=/run/u.sock,reconnect=1 "
+        "-netdev vhost-user,id=u,chardev=vmwire-u "
+        "-device virtio-net-pci,netdev=u,addr=5,vectors=0"
+    )
+
+
+def test_a_nic_stays_a_nic() -> None:
+    line = "-m 1G -nic user,id=x,model=virtio,mac=52:54:00:00:00:01,hostfwd=tcp::1-:2"
+    assert rewritten(line) == (
+        f"-m 1G {RAM} -chardev socket,id=vmwire-x,path=/run/x.sock,reconnect-ms=100 "
+        "-nic vhost-user,chardev=vmwire-x,id=x,model=virtio,mac=52:54:00:00:00:01"
+    )
+
+
+def test_nics_lose_msix_by_one_global() -> None:
+    line = "-m 1G -nic user,model=virtio -nic user,model=virtio"
+    words = rewritten(line, FakeHost(qemu_7_2()))
+    assert words.count("-global virtio-net-pci.vectors=0") == 1
+    assert words.index("-global") < words.index("-nic")
+
+
+def test_json_cards_get_their_vectors_in_json() -> None:
+    line = """-m 1G -netdev user,id=u -device '{"driver":"virtio-net-pci","netdev":"u"}'"""
+    assert '{"driver":"virtio-net-pci","netdev":"u","vectors":0}' in rewritten(
+        line, FakeHost(qemu_7_2())
+    )
+
+
+def test_what_stays_is_not_touched() -> None:
+    line = (
+        "-m 1G -netdev user,id=e,net=10.9.0.0/24 -device e1000,netdev=e "
+        "-netdev user,id=u -device virtio-net-pci,netdev=u"
+    )
+    assert rewritten(line).startswith(
+        f"-m 1G -netdev user,id=e,net=10.9.0.0/24 -device e1000,netdev=e {RAM} -chardev"
+    )
+
+
+def test_options_of_a_wrapper_are_not_repeated() -> None:
+    line = "-netdev user,id=u -device virtio-net-pci,netdev=u"
+    words = rewritten(line, FakeHost(fixed=("-m", "1G", "-enable-kvm")))
+    assert words.startswith(RAM) and "-enable-kvm" not in words
+
+
+def test_a_chardev_id_in_use_is_avoided() -> None:
+    line = "-chardev null,id=vmwire-u -netdev user,id=u -device virtio-net-pci,netdev=u"
+    assert "chardev=vmwire-u_ " in rewritten(line)
+
+
+def test_commas_in_a_socket_path_are_doubled() -> None:
+    from tests.cli.wrap.fakes import decide
+    from vmwire.cli.wrap.plan import compose
+
+    decided = decide("-netdev user,id=u -device virtio-net-pci,netdev=u")
+    assert "path=/a,,b/u," in " ".join(compose(decided, lambda name: f"/a,b/{name}").command)
+
+
+def test_the_configuration_holds_what_was_typed() -> None:
+    line = (
+        "-netdev user,id=u,net=10.1.0.0/16,hostfwd=tcp::1-:2,hostfwd=udp::3-:4 "
+        "-device virtio-net-pci,netdev=u,id=n,mac=52:54:00:00:00:01,addr=5 "
+        """-netdev '{"type":"user","id":"j","restrict":true,"hostfwd":[{"str":"tcp::5-:6"}]}' """
+        "-device virtio-net-pci,netdev=j -nic user,model=virtio,mac=52:54:00:00:00:02"
+    )
+    assert composed(line).config == {
+        "netdevs": [
+            ["user", {"id": "u", "net": "10.1.0.0/16", "hostfwd": ["tcp::1-:2", "udp::3-:4"]}],
+            ["user", {"id": "j", "restrict": "on", "hostfwd": ["tcp::5-:6"]}],
+            ["user", {"id": "vmwire-nic0"}],
+        ],
+        "devices": [
+            [
+                "virtio-net-pci",
+                {"id": "n", "netdev": "u", "mac": "52:54:00:00:00:01"},
+                {"socket": "/run/u.sock"},
+            ],
+            ["virtio-net-pci", {"id": "j.card", "netdev": "j"}, {"socket": "/run/j.sock"}],
+            [
+                "virtio-net-pci",
+                {"id": "vmwire-nic0.card", "netdev": "vmwire-nic0", "mac": "52:54:00:00:00:02"},
+                {"socket": "/run/vmwire-nic0.sock"},
+            ],
+        ],
+    }
+
+
+def test_of_a_repeated_option_the_last_value_counts() -> None:
+    line = "-netdev user,id=u,restrict=on,restrict=off -device virtio-net-pci,netdev=u"
+    assert composed(line).config["netdevs"] == [["user", {"id": "u", "restrict": "off"}]]
