@@ -357,9 +357,12 @@ def test_guest_that_claims_endless_room_gets_at_most_one_frame() -> None:
     assert reply is not None and len(reply.payload) <= 1472
 
 
-def test_search_domain_that_is_none_is_refused_at_the_start() -> None:
-    with pytest.raises(ValueError):
-        DhcpServer(Plan(), Extras(search_domains=("a..b",)))
+def test_search_domains_that_are_none_are_left_out_and_named() -> None:
+    bad = ("a..b", "", "x" * 300, "\u00e9.example")
+    server = DhcpServer(Plan(), Extras(search_domains=("a.example", *bad)))
+    offer = answer(server.receive(GUEST_MAC, ask(dhcp.DISCOVER), 0))
+    assert offer.options[dhcp.OPTION_DOMAIN_SEARCH] == dhcp.emit_search_list(["a.example"])
+    assert server.bad_domains == bad
 
 
 @pytest.mark.parametrize(

@@ -98,14 +98,16 @@ _Handler = Callable[[_Exchange], Reply | None]
 class DhcpServer:
     """Feed it what guests send to port 67.
 
-    `drops` counts messages that were not answered, by reason. A search domain that is no domain
-    name is a ValueError when the server is made.
+    `drops` counts messages that were not answered, by reason. Search domains that are no domain
+    names are left out, as QEMU leaves them out with a warning; `bad_domains` is for saying so.
     """
 
     def __init__(self, plan: Plan, extras: Extras | None = None) -> None:
         self._plan = plan
         self._extras = extras or Extras()
         self._extra_options = extra_options(self._extras)
+        domains = self._extras.search_domains
+        self.bad_domains = tuple(domain for domain in domains if not is_domain(domain))
         self._pool = pool(plan, POOL_SIZE)
         self._leases: dict[bytes, Lease] = {}
         self._by_client: dict[bytes, bytes] = {}
@@ -311,7 +313,15 @@ def extra_options(extras: Extras) -> dict[int, bytes]:
     options = {
         dhcp.OPTION_HOST_NAME: extras.hostname.encode(),
         dhcp.OPTION_DOMAIN_NAME: extras.domain_name.encode(),
-        dhcp.OPTION_DOMAIN_SEARCH: dhcp.emit_search_list(extras.search_domains),
+        dhcp.OPTION_DOMAIN_SEARCH: dhcp.emit_search_list(filter(is_domain, extras.search_domains)),
         dhcp.OPTION_TFTP_SERVER_NAME: extras.tftp_server_name.encode(),
     }
     return {code: value for code, value in options.items() if value}
+
+
+def is_domain(name: str) -> bool:
+    """Whether a search list can hold the name."""
+    try:
+        return bool(dhcp.split_domain(name))
+    except ValueError:
+        return False
