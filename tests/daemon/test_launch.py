@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from tests.daemon.instance import NULL_CONFIG, Instance, eventually, users_of
-from vmwire.daemon import keeper, launch
+from vmwire.daemon import control, keeper, launch
 from vmwire.daemon.channel import Channel
 from vmwire.daemon.job import Handles, Job
 from vmwire.daemon.store import KeptFds
+from vmwire.engine.host import FdStore
 from vmwire.errors import ConfigError
 
 
@@ -171,6 +172,32 @@ def test_descriptors_are_handed_over_by_name(
     assert os.read(read_fd, 100) == b"it is me"
     os.close(read_fd)
     os.close(write_fd)
+
+
+def test_engine_that_fails_takes_its_worker_along_and_another_one_starts(
+    runtime: str, monkeypatch: pytest.MonkeyPatch, lifelines: list[int]
+) -> None:
+    def main(job: Job, handles: Handles, channel: Channel, kept: KeptFds) -> int:
+        from vmwire.daemon import worker
+        from vmwire.network import Network
+
+        def build(config: object, store: FdStore, restarts: int) -> Network:
+            network = Network(store=store)
+            if not restarts:
+                network.loop.call_later(0.05, lambda: print(1 // restarts))
+            return network
+
+        return worker.main(job, handles, channel, kept, build)
+
+    monkeypatch.setattr(keeper, "_import_worker", main)
+    run_dir = launch.prepare_run_dir()
+    lifelines.append(launch.start_detached({}, run_dir=run_dir))
+    path = run_dir.file("control.sock")
+    eventually(lambda: control.ask(path, "stats")["restarts"] == 1)
+    with open(run_dir.file("vmwire.log"), encoding="utf-8") as file:
+        log = file.read()
+    assert "ZeroDivisionError" in log
+    assert "worker ended with status 70" in log
 
 
 def test_log_goes_where_it_was_asked_for_and_stays(runtime: str) -> None:
