@@ -44,6 +44,7 @@ EXIT_TIMEOUT_S = 10
 # A console line longer than the guest's terminal takes (4096) would be cut: longer scripts are sent
 # as a file, in pieces.
 LINE_BYTES = 1500
+INTERRUPT = "\x03\n"
 READY = b"VMWIRE-GUEST-READY"
 KERNEL_WORDS = (
     "console=ttyS0 quiet loglevel=1 panic=-1 random.trust_cpu=on tsc=reliable no_timer_check "
@@ -264,7 +265,13 @@ class Console:
         )
         self.wait_for(f"VMWIRE-BEGIN{mark}\r\n".encode(), timeout_s)
         begin = self._read_to
-        end = self.wait_for(re.compile(rf"\r\nVMWIRE-END{mark} (\d+)\.\r\n".encode()), timeout_s)
+        try:
+            pattern = re.compile(rf"\r\nVMWIRE-END{mark} (\d+)\.\r\n".encode())
+            end = self.wait_for(pattern, timeout_s)
+        except GuestError:
+            with contextlib.suppress(OSError):
+                self.type(INTERRUPT)  # so that the shell takes the next command
+            raise
         text = self.log[begin : end.start()].decode(errors="replace").replace("\r\n", "\n")
         return Result(text, int(end[1]))
 

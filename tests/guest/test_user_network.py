@@ -1,0 +1,202 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""An unmodified guest on the user-mode network: what its user does with it, end to end."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.guest.machine import Machine
+from tests.guest.peer import HostPeer, free_port, pattern_sha256
+
+pytestmark = pytest.mark.guest
+
+MEGABYTE = 1 << 20
+GATEWAY = "10.0.2.2"
+ECHO_PORT = 7
+
+
+@dataclass
+class Bed:
+    """A booted guest with a lease, an echo on its port 7, and the ways to that from the host."""
+
+    guest: Machine
+    tcp_port: int
+    udp_port: int
+
+    def set_up(self) -> None:
+        self.guest.lease()
+        self.guest.check(f"socat TCP-LISTEN:{ECHO_PORT},fork,reuseaddr PIPE >/dev/null 2>&1 &")
+        self.guest.check(f"socat UDP-RECVFROM:{ECHO_PORT},fork PIPE >/dev/null 2>&1 &")
+        self.guest.check(
+            f"for try in 1 2 3 4 5 6 7 8 9; do netstat -ltn | grep -q :{ECHO_PORT} && "
+            f"netstat -lun | grep -q :{ECHO_PORT} && break; sleep 0.3; done"
+        )
+
+
+@pytest.fixture(scope="module")
+def bed(qemu: str, prefix: list[str]) -> Iterator[Bed]:
+    tcp_port, udp_port = free_port(), free_port(socket.SOCK_DGRAM)
+    forwards = (
+        f"hostfwd=tcp:127.0.0.1:{tcp_port}-:{ECHO_PORT},"
+        f"hostfwd=udp:127.0.0.1:{udp_port}-:{ECHO_PORT}"
+    )
+    words = ["-netdev", f"user,id=n,{forwards}", "-device", "virtio-net-pci,netdev=n"]
+    with Machine(qemu, words, prefix=prefix) as guest:
+        bed = Bed(guest, tcp_port, udp_port)
+        bed.set_up()
+        yield bed
+
+
+def send_and_receive(port: int, data: bytes, timeout_s: float = 60) -> bytes:
+    """Everything that comes back for `data` and a half-close, written while it is read."""
+    with socket.create_connection(("127.0.0.1", port), timeout_s) as connection:
+        sent, answer = 0, b""
+        while True:
+            if sent < len(data):
+                sent += connection.send(data[sent : sent + 65536])
+                if sent == len(data):
+                    connection.shutdown(socket.SHUT_WR)
+                connection.settimeout(0.0 if sent < len(data) else timeout_s)
+            try:
+                piece = connection.recv(65536)
+            except BlockingIOError:
+                connection.settimeout(timeout_s)
+                continue
+            connection.settimeout(timeout_s)
+            if not piece:
+                return answer
+            answer += piece
+
+
+def noise(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+def test_lease_has_the_networks_addresses(bed: Bed) -> None:
+    lease = bed.guest.lease()
+    assert (lease["ip"], lease["subnet"]) == ("10.0.2.15", "255.255.255.0")
+    assert (lease["router"], lease["dns"]) == (GATEWAY, "10.0.2.3")
+    assert (lease["serverid"], lease["lease"]) == (GATEWAY, "86400")
+
+
+def test_names_resolve_as_on_the_host(bed: Bed) -> None:
+    name = "mirror.example"
+    expected = {str(entry[4][0]) for entry in socket.getaddrinfo(name, 80, socket.AF_INET)}
+    answer = bed.guest.check(f"nslookup -type=a {name} 10.0.2.3")
+    assert any(address in answer for address in expected), answer
+
+
+def test_gateway_answers_every_ping(bed: Bed) -> None:
+    assert " 0% packet loss" in bed.guest.check(f"ping -c 5 -i 0.2 {GATEWAY}")
+    assert " 0% packet loss" in bed.guest.check(f"ping -c 3 -i 0.2 -s 1400 {GATEWAY}")
+
+
+def test_closed_port_is_refused_at_once(bed: Bed) -> None:
+    begin = time.monotonic()
+    result = bed.guest.run(f"socat -u OPEN:/dev/null TCP:{GATEWAY}:{free_port()}")
+    assert result.status and "refused" in result.output
+    assert time.monotonic() - begin < 5
+
+
+def download(bed: Bed, host: HostPeer, size: int, timeout_s: float) -> None:
+    command = f"wget -qO- http://{GATEWAY}:{host.http_port}/{size} | sha256sum"
+    assert bed.guest.check(command, timeout_s).split()[0] == pattern_sha256(size)
+
+
+def upload(bed: Bed, host: HostPeer, blocks: int, timeout_s: float) -> None:
+    """The guest sends a block again and again, and reads the checksum after its half-close."""
+    size = 8 * MEGABYTE
+    bed.guest.check(f"wget -qO /tmp/block http://{GATEWAY}:{host.http_port}/{size}")
+    sink = f"socat -b 65536 -t {timeout_s} - TCP:{GATEWAY}:{host.sum_port}"
+    command = f"(i=0; while [ $i -lt {blocks} ]; do cat /tmp/block; i=$((i+1)); done) | {sink}"
+    answer = bed.guest.check(command, timeout_s).split()
+    assert answer == [pattern_sha256(size, blocks), str(size * blocks)]
+
+
+def test_download_arrives_whole(bed: Bed, host: HostPeer) -> None:
+    download(bed, host, 64 * MEGABYTE, 120)
+
+
+def test_upload_arrives_whole(bed: Bed, host: HostPeer) -> None:
+    upload(bed, host, 8, 120)
+
+
+@pytest.mark.long
+def test_download_of_a_gigabyte_arrives_whole(bed: Bed, host: HostPeer) -> None:
+    download(bed, host, 1024 * MEGABYTE, 900)
+
+
+@pytest.mark.long
+def test_upload_of_a_gigabyte_arrives_whole(bed: Bed, host: HostPeer) -> None:
+    upload(bed, host, 128, 900)
+
+
+def test_many_connections_at_once_all_arrive(bed: Bed, host: HostPeer) -> None:
+    command = (
+        f"(for i in $(seq 20); do wget -qO /tmp/got$i http://{GATEWAY}:{host.http_port}/100000 & "
+        "done; wait); cat /tmp/got* | sha256sum; rm /tmp/got*"
+    )
+    assert bed.guest.check(command, 60).split()[0] == pattern_sha256(100000, repeat=20)
+
+
+def test_forwarded_connection_reaches_the_guest_and_comes_back(bed: Bed) -> None:
+    data = noise(4 * MEGABYTE)
+    answer = send_and_receive(bed.tcp_port, data)
+    assert hashlib.sha256(answer).digest() == hashlib.sha256(data).digest()
+
+
+def test_forwarded_port_that_the_guest_closed_ends_the_connection(bed: Bed) -> None:
+    bed.guest.check("killall socat; sleep 0.2")
+    try:
+        with (
+            pytest.raises(ConnectionError),
+            socket.create_connection(("127.0.0.1", bed.tcp_port), 10) as connection,
+        ):
+            if connection.recv(1) == b"":
+                raise ConnectionResetError("closed, which will do as well")
+    finally:
+        bed.set_up()
+
+
+@pytest.mark.parametrize("size", [1, 512, 1472, 1473, 4000])
+def test_datagrams_go_out_and_come_back(bed: Bed, host: HostPeer, size: int) -> None:
+    command = (
+        f"head -c {size} /dev/urandom >/tmp/sent; "
+        f"socat -b 65536 -t 1 - UDP:{GATEWAY}:{host.udp_echo_port} </tmp/sent >/tmp/got; "
+        "cmp /tmp/sent /tmp/got"
+    )
+    bed.guest.check(command)
+
+
+@pytest.mark.parametrize("size", [1, 512, 1472, 1473, 4000])
+def test_forwarded_datagrams_come_in_and_go_back(bed: Bed, size: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.settimeout(10)
+        sender.sendto(noise(size), ("127.0.0.1", bed.udp_port))
+        assert sender.recv(65536) == noise(size)
+
+
+def test_network_stays_when_the_guest_reboots(bed: Bed, host: HostPeer) -> None:
+    bed.guest.reboot()
+    bed.set_up()
+    download(bed, host, MEGABYTE, 30)
+    assert send_and_receive(bed.tcp_port, b"after the reboot") == b"after the reboot"
+
+
+def test_pulled_cable_shows_in_the_guest(bed: Bed, host: HostPeer) -> None:
+    def carrier() -> str:
+        return bed.guest.check("sleep 0.5; cat /sys/class/net/eth0/carrier")
+
+    bed.guest.qmp("set_link", name="n", up=False)
+    assert carrier() == "0"
+    bed.guest.qmp("set_link", name="n", up=True)
+    assert carrier() == "1"
+    download(bed, host, MEGABYTE, 30)
