@@ -13,7 +13,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import NoReturn
+
+TYPE_CHECKING = False  # importing typing costs some milliseconds
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126

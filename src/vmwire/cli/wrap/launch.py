@@ -103,7 +103,8 @@ def _with_network(decided: Decision, settings: Settings) -> list[str]:
 def _give_up(decided: Decision, settings: Settings, error: ConfigError | OSError) -> list[str]:
     if isinstance(error, ConfigError) and (settings.socket_dir or settings.log_file):
         raise error
-    print(f"vmwire: {error}; QEMU's own network is used", file=sys.stderr)
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    print(f"vmwire: {reason}; QEMU's own network is used", file=sys.stderr)
     return decided.command
 
 
