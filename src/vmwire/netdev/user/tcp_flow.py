@@ -504,6 +504,7 @@ class TcpFlow:
         self.table.backlogs += size - taken
         for view in _skip(views, taken):
             self.backlog += view
+        self._hold_back()
 
     def _unsay_fin(self) -> int:
         """Data before the FIN was refused: the FIN wasn't heard either."""
