@@ -40,16 +40,16 @@ FAMILY = ("virtio-net", "virtio-pci", "virtio-device", "pci-device", "virtio-bus
 
 ANY_VALUE = names("""
     acpi-index addr aer any_layout bootindex bus busnr csum ctrl_guest_offloads ctrl_mac_addr
-    ctrl_rx ctrl_rx_extra ctrl_vlan ctrl_vq disable-legacy disable-modern driver duplex event_idx
-    gso guest_announce guest_csum guest_ecn guest_tso4 guest_tso6 guest_tunnel guest_tunnel_csum
-    guest_ufo guest_uso4 guest_uso6 host_ecn host_mtu host_tso4 host_tso6 host_tunnel
-    host_tunnel_csum host_ufo host_uso id indirect_desc ioeventfd mac migrate-extra
-    modern-pio-notify mq mrg_rxbuf multifunction netdev notify_on_empty page-per-vq queue_reset rombar romfile romsize
-    rsc_interval rx_queue_size speed status tx tx_queue_size use-disabled-flag use-started vectors
-    virtio-pci-bus-master-bug-migration x-ats-page-aligned x-disable-legacy-check x-disable-pcie
-    x-mtu-bypass-backend x-pcie-deverr-init x-pcie-ext-tag x-pcie-extcap-init x-pcie-flr-init
-    x-pcie-lnkctl-init x-pcie-lnksta-dllla x-pcie-pm-init x-pcie-pm-no-soft-reset x-txburst
-    x-txtimer
+    ctrl_rx ctrl_rx_extra ctrl_vlan ctrl_vq disable-legacy disable-modern driver duplex
+    event_idx gso guest_announce guest_csum guest_ecn guest_tso4 guest_tso6 guest_tunnel
+    guest_tunnel_csum guest_ufo guest_uso4 guest_uso6 host_ecn host_mtu host_tso4 host_tso6
+    host_tunnel host_tunnel_csum host_ufo host_uso id indirect_desc ioeventfd mac migrate-extra
+    modern-pio-notify mq mrg_rxbuf multifunction netdev notify_on_empty page-per-vq queue_reset
+    rombar romfile romsize rsc_interval rx_queue_size speed status tx tx_queue_size
+    use-disabled-flag use-started vectors virtio-pci-bus-master-bug-migration x-ats-page-aligned
+    x-disable-legacy-check x-disable-pcie x-mtu-bypass-backend x-pcie-deverr-init x-pcie-ext-tag
+    x-pcie-extcap-init x-pcie-flr-init x-pcie-lnkctl-init x-pcie-lnksta-dllla x-pcie-pm-init
+    x-pcie-pm-no-soft-reset x-txburst x-txtimer
 """)
 
 MUST_BE_OFF = names("""

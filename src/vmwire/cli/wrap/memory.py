@@ -40,7 +40,6 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 from vmwire.cli.wrap.survey import Entry, Survey
 from vmwire.cli.wrap.values import text
@@ -48,7 +47,7 @@ from vmwire.options.syntax import JsonOptions, OptionList, escape
 
 RAM_ID = "vmwire-ram"
 MIB = 1 << 20
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([bkmgtpe]?)", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+)(?:\.(\d+))?([bkmgtpe]?)", re.IGNORECASE)
 _UNITS = {"b": 0, "k": 10, "": 20, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 
 ALWAYS_SHARED = frozenset(("memory-backend-shm",))
@@ -110,12 +109,14 @@ def ram_size(survey: Survey, default: Callable[[], int]) -> int:
     match = _SIZE.fullmatch(size)
     if match is None:
         raise CantShareError(f"the RAM size '{size}' is written in a way that vmwire can't read")
-    exact = Decimal(match[1]) * (1 << _UNITS[match[2].lower()])
-    if exact == 0:
+    fraction = match[2] or ""
+    scale: int = 10 ** len(fraction)
+    scaled = int(match[1] + fraction) << _UNITS[match[3].lower()]
+    if scaled == 0:
         return default()
-    if exact % MIB:
+    if scaled % (scale * MIB):
         raise CantShareError(f"the RAM size '{size}' is not whole MiB")
-    return int(exact)
+    return scaled // scale
 
 
 # --- parts ------------------------------------------------------------------------------------

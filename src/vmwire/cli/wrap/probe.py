@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -97,6 +96,8 @@ _QUESTIONS: list[Question] = [
 
 def _ask(program: Program, machine: str, questions: list[Question]) -> dict[str, Any]:
     """Run QEMU once and put the questions; an error is an answer too (its description)."""
+    import subprocess  # rarely needed: most starts find the answers kept
+
     lines: list[dict[str, Any]] = [{"execute": "qmp_capabilities"}]
     lines += [{"execute": name, "arguments": args, "id": name} for name, args in questions]
     lines.append({"execute": "quit"})

@@ -20,7 +20,6 @@ import mmap
 import os
 import re
 import shlex
-import shutil
 from dataclasses import dataclass, field
 
 ELF = b"\x7fELF"
@@ -67,8 +66,8 @@ def find(word: str, search: str | None = None) -> Program:
 
 
 def _find(word: str, search: str | None, depth: int) -> Program:
-    path = word if "/" in word else shutil.which(word, path=search)
-    if path is None or not os.access(path, os.X_OK):
+    path = which(word, search)
+    if path is None:
         raise UnknownProgramError(f"{word}: not found")
     with open(path, "rb") as file:
         head = file.read(SCRIPT_MAX)
@@ -81,6 +80,19 @@ def _find(word: str, search: str | None, depth: int) -> Program:
     if depth == 0:
         raise UnknownProgramError(f"{word}: too many scripts behind each other")
     return _read_script(word, head, search, depth)
+
+
+def which(word: str, search: str | None = None) -> str | None:
+    """Where a program is, as exec looks for it (`shutil` would import five compressors)."""
+    if "/" in word:
+        return word if _is_program(word) else None
+    folders = (os.environ.get("PATH", os.defpath) if search is None else search).split(os.pathsep)
+    paths = (os.path.join(folder or ".", word) for folder in folders)
+    return next((path for path in paths if _is_program(path)), None)
+
+
+def _is_program(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 def is_qemu(path: str) -> bool:
