@@ -69,8 +69,9 @@ class Offload:
     checksum_offset: int = 0
     packed: bytes = field(init=False, repr=False, compare=False)
     """The ten bytes of virtio's net header, little-endian."""
-    needs: Gso = field(init=False, repr=False, compare=False)
-    """What a port must accept to take such a frame whole."""
+    needs: int = field(init=False, repr=False, compare=False)
+    """What a port must accept to take such a frame whole (``Gso``, as a plain number: an ``IntFlag``
+    is too slow for each frame). 0 if this is no superframe."""
     least_length: int = field(init=False, repr=False, compare=False)
     """The shortest frame that this offload fits."""
     plain: bool = field(init=False, repr=False, compare=False)
@@ -93,7 +94,7 @@ class Offload:
             self.flags, self.gso_type, self.header_length, self.segment_size,
             self.checksum_start, self.checksum_offset,
         ))  # fmt: skip
-        put(self, "needs", needs)
+        put(self, "needs", int(needs))
         put(self, "least_length", max(least, ETHERNET_HEADER))
         put(self, "plain", not needs_checksum and kind == GSO_NONE)
         put(self, "known", known)

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vmwire.wire.frame import MAX_FRAME, NO_OFFLOAD, Frame, Gso, Offload, View, total_length
 from vmwire.wire.offload import finish
@@ -55,12 +55,16 @@ class Accepts:
     checksum: bool = False
     gso: Gso = Gso.NONE
     largest: int = MAX_FRAME
+    _refused: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_refused", ~int(self.gso))
 
     def takes(self, offload: Offload) -> bool:
         """Whether a frame with this offload can go as it is."""
         if offload.plain:
             return True
-        return self.checksum and offload.known and offload.needs & ~self.gso == 0
+        return self.checksum and offload.known and not offload.needs & self._refused
 
 
 PACKETS_ONLY = Accepts()
@@ -235,7 +239,7 @@ class Port:
         accepts = peer.accepts
         for frame in frames:
             if not accepts.takes(frame.offload) or (
-                frame.length > accepts.largest and frame.offload.needs is Gso.NONE
+                frame.length > accepts.largest and not frame.offload.needs
             ):
                 taken = self._send_finished(peer, frames)
                 break
@@ -264,9 +268,7 @@ class Port:
                 self.drops["malformed superframe"] += 1
                 continue
             fitting = [
-                part
-                for part in parts
-                if part.length <= accepts.largest or part.offload.needs is not Gso.NONE
+                part for part in parts if part.length <= accepts.largest or part.offload.needs
             ]
             taken = peer.receive(fitting) if fitting else 0
             if fitting and taken == 0:
