@@ -70,8 +70,8 @@ class Offload:
     packed: bytes = field(init=False, repr=False, compare=False)
     """The ten bytes of virtio's net header, little-endian."""
     needs: int = field(init=False, repr=False, compare=False)
-    """What a port must accept to take such a frame whole (``Gso``, as a plain number: an ``IntFlag``
-    is too slow for each frame). 0 if this is no superframe."""
+    """What a port must accept to take such a frame whole: ``Gso`` as a plain number (an ``IntFlag``
+    is too slow for each frame), 0 if this is no superframe."""
     least_length: int = field(init=False, repr=False, compare=False)
     """The shortest frame that this offload fits."""
     plain: bool = field(init=False, repr=False, compare=False)
