@@ -7,16 +7,14 @@ addresses, both ports). A burst of segments is gathered per flow and pushed once
 socket of the host; nothing is answered before the host's connect has an outcome, so that the guest
 meets what a real network would give it: an answer, a reset, an ICMP error, or silence.
 
-Data for guests flows in turns: flows whose sockets are readable stand in a queue, each may move
-``FLOW_BUDGET`` bytes before the next one has its turn, and ``TURN_BUDGET`` ends the round so that
-other work of the loop isn't starved. When the guest has no room the queue waits for ``resume``.
+Data for guests is moved by ``TcpFeeder``.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
@@ -25,16 +23,15 @@ from vmwire.engine.clock import Timer
 from vmwire.engine.loop import EDGE, PEER_CLOSED, READ, WRITE, Loop
 from vmwire.netdev.user.output import Output
 from vmwire.netdev.user.plan import Plan, dotted
+from vmwire.netdev.user.tcp_feed import TcpFeeder
 from vmwire.netdev.user.tcp_flow import (
     ACK,
     CLOSED,
     CONNECTING,
     ESTABLISHED,
     FIN,
-    HEADERS_SIZE,
     MASK,
     MAX_BACKLOG,
-    PSH,
     RST,
     SO_PEEK_OFF,
     SYN,
@@ -54,10 +51,6 @@ TCP_NUMBERS = Struct("!IIBBHHH")
 """A TCP header behind its ports."""
 
 PROTOCOL_TCP = 6
-LARGEST_DATA = 65535 - 40
-LEAST_CHUNK = 4096
-FLOW_BUDGET = 256 << 10
-TURN_BUDGET = 1 << 20
 ALL_BACKLOGS = 16 << 20
 """Bytes of all flows' backlogs together."""
 
@@ -67,7 +60,6 @@ IDLE_S = 7200.0
 LINGER_S = 1.0
 MAX_LINGERING = 4096
 EVENTS = READ | WRITE | PEER_CLOSED | EDGE
-READ_FLAGS = socket.MSG_PEEK | socket.MSG_DONTWAIT
 
 UNREACHABLE_CODE = {
     errno.ENETUNREACH: 0,
@@ -127,9 +119,13 @@ class TcpTable:
         self.plan = plan
         self.counters: Counter[str] = Counter()
         self.peek_offset = peek_offset_works()
+        feeder = TcpFeeder(port, loop.defer, self.peek_offset)
+        self.ready = feeder.ready
+        """Says that a flow may have data for its guest."""
+        self.resume = feeder.resume
+        """Says that guests have room again."""
         self.backlogs = 0
         self.flows: dict[bytes, TcpFlow] = {}
-        self._port = port
         self._resolver = resolver
         self._unreachable = unreachable
         self._max_flows = max_flows
@@ -138,12 +134,6 @@ class TcpTable:
         self._pushes: dict[TcpFlow, None] = {}
         self._acks: dict[TcpFlow, None] = {}
         self._discards: dict[TcpFlow, None] = {}
-        self._ready: deque[TcpFlow] = deque()
-        self._queued: set[TcpFlow] = set()
-        self._pump_due = False
-        self._no_room = False
-        self._staging = memoryview(bytearray(HEADERS_SIZE + LARGEST_DATA))
-        self._discard = memoryview(bytearray(0))
         self._waiting: dict[TcpFlow, None] = {}
         self._tick_timer: Timer | None = None
         self._sweep_timer = loop.call_later(SWEEP_S, self._sweep)
@@ -416,147 +406,6 @@ class TcpTable:
         flow.readable = True
         flow.established(segment.window)
         flow.send_ack()
-
-    # Data toward the guest
-
-    def ready(self, flow: TcpFlow) -> None:
-        """``flow`` may have data for its guest: it takes its turn."""
-        if flow not in self._queued:
-            self._queued.add(flow)
-            self._ready.append(flow)
-            if not self._pump_due and not self._no_room:
-                self._pump_due = True
-                self.loop.defer(self.pump)
-
-    def resume(self) -> None:
-        """The guest has room again."""
-        self._no_room = False
-        self.pump()
-
-    def pump(self) -> None:
-        """Move data toward the guest, flow after flow."""
-        self._pump_due = False
-        budget = TURN_BUDGET
-        queue = self._ready
-        while queue and budget > 0:
-            flow = queue.popleft()
-            moved = self._feed(flow)
-            if moved < 0:
-                queue.appendleft(flow)
-                self._no_room = True
-                return
-            budget -= moved
-            if moved >= FLOW_BUDGET:
-                queue.append(flow)
-            else:
-                self._queued.discard(flow)
-        if queue:
-            self._pump_due = True
-            self.loop.defer(self.pump)
-
-    def _feed(self, flow: TcpFlow) -> int:
-        """Give ``flow`` one turn; return the bytes moved, or -1 when the guest has no room.
-
-        A turn that used up its budget returns at least ``FLOW_BUDGET``.
-        """
-        moved = 0
-        mss = flow.mss
-        direct = self._port.reserves and self._port.peer_accepts.takes(flow.gso_offload)
-        move = self._move_direct if direct else self._move_staged
-        while moved < FLOW_BUDGET:
-            if flow.state is not ESTABLISHED or flow.fin_out or not flow.readable:
-                return moved
-            size = flow.sendable()
-            if size < mss and (flow.snd_nxt != flow.snd_una or size <= 0):
-                # a closed window, or a silly one (RFC 9293, 3.8.6.2.1)
-                flow.probe_later()
-                return moved
-            size = min(size, LARGEST_DATA, flow.chunk)
-            if size > mss:
-                size -= size % mss
-            count = move(flow, size)
-            if count < 0:
-                return -1
-            moved += count
-            if count < size:
-                self._drained(flow, count)
-            elif flow.chunk < LARGEST_DATA:
-                flow.chunk = min(flow.chunk * 4, LARGEST_DATA)
-        return moved
-
-    def _drained(self, flow: TcpFlow, count: int) -> None:
-        """The socket gave less than asked for: it is empty until its next event.
-
-        Only an end of file that was announced earlier has no event to come: it is read as 0.
-        """
-        flow.chunk = max(LEAST_CHUNK, min(2 * count, LARGEST_DATA))
-        if flow.state is not ESTABLISHED:
-            return
-        if not flow.peer_closed:
-            flow.readable = False
-        elif not count:
-            flow.readable = False
-            flow.send_fin()
-
-    def _move_direct(self, flow: TcpFlow, size: int) -> int:
-        """Peek ``size`` bytes into the guest's memory; return how many came, -1 without room."""
-        port = self._port
-        views = port.reserve(HEADERS_SIZE + size)
-        if views is None:
-            return -1
-        first = views[0]
-        count = self._peek(flow, [first[HEADERS_SIZE:], *views[1:]])
-        if count <= 0:
-            port.cancel()
-            return 0
-        first[:HEADERS_SIZE] = self._data_headers(flow, count)
-        port.commit(
-            HEADERS_SIZE + count, flow.gso_offload if count > flow.mss else flow.checksum_offload
-        )
-        flow.sent(count)
-        return count
-
-    def _move_staged(self, flow: TcpFlow, size: int) -> int:
-        """The same through memory of ours, for a guest that gives no room."""
-        staging = self._staging
-        count = self._peek(flow, [staging[HEADERS_SIZE : HEADERS_SIZE + size]])
-        if count <= 0:
-            return 0
-        staging[:HEADERS_SIZE] = self._data_headers(flow, count)
-        length = HEADERS_SIZE + count
-        offload = flow.gso_offload if count > flow.mss else flow.checksum_offload
-        if not self._port.send((Frame((staging[:length],), length, offload),)):
-            flow.peek_again(flow.peeked_to)
-            return -1
-        flow.sent(count)
-        return count
-
-    def _data_headers(self, flow: TcpFlow, size: int) -> bytes:
-        return flow.pack_headers(size, flow.snd_nxt, ACK | PSH, flow.last_window)
-
-    def _peek(self, flow: TcpFlow, views: Sequence[View]) -> int:
-        """Peek what comes behind the bytes under way; 0: nothing there, or the end, or an error."""
-        try:
-            if not self.peek_offset and flow.peeked_to:
-                return self._peek_behind(flow, views)
-            if len(views) == 1:
-                return flow.sock.recv_into(views[0], 0, READ_FLAGS)
-            return flow.sock.recvmsg_into(views, 0, READ_FLAGS)[0]
-        except BlockingIOError:
-            # an end of file that was announced would have been read: a false alarm
-            flow.peer_closed = False
-            return 0
-        except OSError as error:
-            flow.on_host_error(error.errno or errno.EIO)
-            return 0
-
-    def _peek_behind(self, flow: TcpFlow, views: Sequence[View]) -> int:
-        """Without a peek offset: read what is under way once more, into nowhere."""
-        under_way = flow.peeked_to
-        if len(self._discard) < under_way:
-            self._discard = memoryview(bytearray(under_way))
-        count = flow.sock.recvmsg_into([self._discard[:under_way], *views], 0, READ_FLAGS)[0]
-        return max(0, count - under_way)
 
     def backlog_room(self, flow: TcpFlow) -> int:
         """Return how large ``flow``'s backlog may be now."""
