@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
 from vmwire.bench.virtio import Arena, DriverRing
 from vmwire.bus.virtio.features import (
@@ -31,9 +32,7 @@ class Guest:
         self.card = VirtioNet("n0", self.deferred.append, on_fault=self.faults.append)
         self.arena = Arena(32 << 20, 0x10_0000)
         self.features = features
-        self.header_size = (
-            12 if features & (VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF) else 10
-        )
+        self.header_size = 12 if features & (VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF) else 10
         self.card.negotiate(features)
         self.rings = [
             DriverRing(
@@ -74,7 +73,12 @@ class Guest:
     # Driver's side
 
     def send(
-        self, data: bytes, offload: Offload = NO_OFFLOAD, *, cuts: tuple[int, ...] = (), ring: int = 1
+        self,
+        data: bytes,
+        offload: Offload = NO_OFFLOAD,
+        *,
+        cuts: tuple[int, ...] = (),
+        ring: int = 1,
     ) -> None:
         """Send a frame; ``cuts`` are the places where one buffer ends and the next begins."""
         header = offload.packed.ljust(self.header_size, b"\0")
@@ -83,7 +87,7 @@ class Guest:
     def send_raw(self, data: bytes, cuts: tuple[int, ...] = (), ring: int = 1) -> None:
         places = [0, *cuts, len(data)]
         segments = []
-        for start, stop in zip(places, places[1:], strict=False):
+        for start, stop in pairwise(places):
             address = self.arena.allocate(stop - start)
             self.arena.write(address, data[start:stop])
             segments.append((address, stop - start))

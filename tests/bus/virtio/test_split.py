@@ -160,9 +160,7 @@ def test_a_buffer_over_two_adjacent_regions_is_split() -> None:
     driver = DriverRing(arena, SIZE)
     start = 0x8000
     regions = [Region(0, arena.memory[:start]), Region(start, arena.memory[start:])]
-    device = SplitQueue(
-        GuestMemory(regions), driver.layout, writable=False, notify=lambda: None
-    )
+    device = SplitQueue(GuestMemory(regions), driver.layout, writable=False, notify=lambda: None)
     arena.write(start - 2, b"abcd")
     driver.add([(start - 2, 4)], writable=False)
     (chain,) = device.take(1)

@@ -396,6 +396,7 @@ class Backend:
             return
         self._start(ring)
         if ring.queue is None:
+            self._drop_fd(ring, Request.SET_VRING_KICK)
             raise ProtocolError(f"ring {ring.index} can't start: it has no size or no memory")
 
     @_serves(Request.SET_VRING_CALL, U64.size, fds=1)

@@ -1,0 +1,53 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""A card that is served from a thread, with a recording end on its wire."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.wire.boxes import End
+from vmwire.attach.vhost_user import VhostUserNic
+from vmwire.engine.host import FdStore, Host, NoStore
+from vmwire.engine.loop import Loop
+from vmwire.nic.options import VirtioNetPciOptions
+from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
+
+
+class Served:
+    """``path`` is where the card listens."""
+
+    def __init__(self, folder: Path, store: FdStore | None = None, **options: object) -> None:
+        self.path = str(folder / "n0.sock")
+        self.loop = Loop()
+        self.nic = VhostUserNic(
+            VirtioNetPciOptions(id="n0", socket=self.path, **options)  # type: ignore[arg-type]
+        )
+        self.end = End("end")
+        self.end.port.connect(self.nic.port)
+        self.nic.open(Host(self.loop, store or NoStore()))
+        self._thread = threading.Thread(target=self.loop.run)
+        self._thread.start()
+
+    def deliver(self, data: bytes, offload: Offload = NO_OFFLOAD) -> bool:
+        """Send a frame to the guest; whether it was taken."""
+        return self.loop.call(lambda: self.end.port.send([Frame.of(data, offload)])) == 1
+
+    def stats(self) -> dict[str, object]:
+        return self.loop.call(self.nic.stats)
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+        """Wait until something holds in the engine's thread."""
+        deadline = time.monotonic() + timeout_s
+        while not self.loop.call(condition):
+            assert time.monotonic() < deadline, f"not in {timeout_s} s: {self.stats()}"
+            time.sleep(0.002)
+
+    def close(self) -> None:
+        self.loop.stop()
+        self._thread.join()
+        self.nic.close()
+        self.loop.close()
