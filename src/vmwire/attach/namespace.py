@@ -24,6 +24,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ class Interface:
     mac: str | None = None
     nameservers: list[str] = field(default_factory=list)
     search: list[str] = field(default_factory=list)
+
+
+def parse_address(text: str) -> str:
+    """Check ``10.0.2.15/24``; ValueError says what is wanted."""
+    try:
+        if "/" in text:
+            return str(IPv4Interface(text))
+    except ValueError:
+        pass
+    raise ValueError(f"'{text}' is not an IPv4 address with its network's length (10.0.2.15/24)")
 
 
 @dataclass(slots=True)
@@ -173,8 +184,11 @@ def configure(interface: str, given: Interface) -> None:
         try:
             _configure(route, interface, given)
         except NetlinkError as error:
-            _, reason = error.args[0], os.strerror(error.code)
-            raise ConfigError(f"{interface} can't be configured as {given}: {reason}") from None
+            reason = os.strerror(error.code)
+            raise ConfigError(
+                f"{interface} can't have address {given.address}, gateway {given.gateway} and "
+                f"MTU {given.mtu}: {reason}"
+            ) from None
 
 
 def _configure(route: Any, interface: str, given: Interface) -> None:
@@ -348,8 +362,11 @@ def _serve_and_exit(channel: socket.socket, work: Callable[[], None]) -> None:
     try:
         work()
         status = 0
-    except (ConfigError, OSError) as error:
-        channel.send(json.dumps({"failed": str(error)}).encode())
+    except ConfigError as error:
+        channel.send(json.dumps({"failed": error.message}).encode())
+    except OSError as error:
+        what = f"the network namespace can't be set up: {error}"
+        channel.send(json.dumps({"failed": what}).encode())
     finally:
         os._exit(status)
 
@@ -364,9 +381,11 @@ def _receive(channel: socket.socket) -> Guest:
 
 
 def _check(data: bytes) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(data or b'{"failed": "its process died"}')
+    message: dict[str, Any] = json.loads(
+        data or b'{"failed": "the process that makes the namespace died"}'
+    )
     if "failed" in message:
-        raise ConfigError(f"a network namespace can't be had: {message['failed']}")
+        raise ConfigError(message["failed"])
     return message
 
 

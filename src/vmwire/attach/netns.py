@@ -15,14 +15,33 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from socket import inet_ntoa
 from typing import Any
 
-from vmwire.attach.namespace import Guest, Interface, create_beside, start_inside
+from vmwire.attach.namespace import (
+    Guest,
+    Interface,
+    create_beside,
+    parse_address,
+    start_inside,
+)
 from vmwire.attach.tap import TapPort
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
 from vmwire.options.table import option, record
-from vmwire.options.values import IDENTIFIER, STRING, UINT16, UINT32
+from vmwire.options.values import (
+    IDENTIFIER,
+    STRING,
+    UINT16,
+    UINT32,
+    ParsedType,
+    parse_ipv4,
+    said,
+)
+
+IPV4 = ParsedType(
+    result=bytes, parse=said(parse_ipv4, "'{value}' is not an IPv4 address"), written=inet_ntoa
+)
 
 
 def stored_tap(id: str) -> str:
@@ -40,9 +59,11 @@ class NetnsOptions:
     pid: int = option(UINT32, default=0, ours=True, help="put the interface where process PID is")
     path: str = option(STRING, default="", ours=True, help="or into the namespace behind PATH")
     ifname: str = option(STRING, default="eth0", ours=True, help="the interface's name")
-    address: str | None = option(STRING, ours=True, help="its address, as 10.0.2.15/24")
-    gateway: str | None = option(STRING, ours=True, help="the default route")
-    dns: str | None = option(STRING, ours=True, help="the name server, in a new namespace")
+    address: str | None = option(
+        ParsedType(result=str, parse=parse_address), ours=True, help="as 10.0.2.15/24"
+    )
+    gateway: bytes | None = option(IPV4, ours=True, help="the default route")
+    dns: bytes | None = option(IPV4, ours=True, help="the name server, in a new namespace")
     mtu: int = option(UINT16, default=1500, ours=True)
     mac: str | None = option(STRING, ours=True)
 
@@ -55,10 +76,10 @@ class NetnsOptions:
         return Interface(
             name=self.ifname,
             address=self.address,
-            gateway=self.gateway,
+            gateway=None if self.gateway is None else inet_ntoa(self.gateway),
             mtu=self.mtu,
             mac=self.mac,
-            nameservers=[self.dns] if self.dns else [],
+            nameservers=[] if self.dns is None else [inet_ntoa(self.dns)],
         )
 
 

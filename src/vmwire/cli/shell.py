@@ -23,12 +23,11 @@ import os
 import signal
 import sys
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface
 from typing import Any
 
 from vmwire import catalogue
 from vmwire.attach import namespace
-from vmwire.attach.namespace import Guest, Interface
+from vmwire.attach.namespace import Guest, Interface, parse_address
 from vmwire.daemon import launch
 from vmwire.errors import ConfigError
 from vmwire.netdev.user.options import MAX_MTU, MIN_MTU, UserOptions
@@ -89,6 +88,11 @@ def read(argv: list[str]) -> Arguments:
             value = words.pop(0)
         arguments.given[name] = value
     arguments.command = words
+    if "address" in arguments.given:
+        try:
+            parse_address(arguments.given["address"])
+        except ValueError as error:
+            raise ConfigError(str(error), "--address") from None
     return arguments
 
 
@@ -121,23 +125,12 @@ def interface(options: UserOptions, address: str | None) -> Interface:
     if options.domainname and options.domainname not in search:
         search.insert(0, options.domainname)
     return Interface(
-        address=_address(address) if address else _lease(plan.first_lease, plan.mask),
+        address=address or _lease(plan.first_lease, plan.mask),
         gateway=None if plan.restrict else dotted(plan.gateway),
         mtu=plan.mtu,
         nameservers=[] if plan.restrict else [dotted(plan.dns)],
         search=search,
     )
-
-
-def _address(text: str) -> str:
-    try:
-        if "/" not in text:
-            raise ValueError
-        return str(IPv4Interface(text))
-    except ValueError:
-        raise ConfigError(
-            "expects an IPv4 address and the network's length, as 10.0.2.15/24", f"--address {text}"
-        ) from None
 
 
 def _lease(address: bytes, mask: bytes) -> str:
