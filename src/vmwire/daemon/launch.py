@@ -12,6 +12,7 @@ Imports nothing of the stack: what is imported here delays the VM's start and st
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -164,7 +165,8 @@ def _keeper_main(job: Job, handles: Handles, fds: Mapping[str, int], report: int
         kept.put(name, fd)
 
     def on_report(message: Message) -> None:
-        os.write(report, json.dumps(message).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # killed meanwhile: the lifeline tells us
+            os.write(report, json.dumps(message).encode() + b"\n")
         os.close(report)
 
     return keeper.Keeper(job, handles, kept, on_report).run()

@@ -37,6 +37,9 @@ LOCK = "lock"
 INSTANCE = "instance.json"
 CONTROL = "control.sock"
 LOG = "vmwire.log"
+
+REACHABLE = "/tmp/vmwire-sockets-"
+"""How the path of a folder that another user must reach starts."""
 MAX_FACTS = 1 << 20
 
 
@@ -176,6 +179,7 @@ def remove(path: str, sockets: list[str] | None = None) -> None:
     for socket_path in sockets if sockets is not None else read_facts(path).get("sockets", []):
         if not socket_path.startswith(path + os.sep):
             _unlink_socket(socket_path)
+            _remove_reachable_dir(os.path.dirname(socket_path))
     try:
         names = os.listdir(path)
     except OSError:
@@ -184,6 +188,24 @@ def remove(path: str, sockets: list[str] | None = None) -> None:
         for name in sorted(names, key=lambda name: name == LOCK):  # the lock goes last
             os.unlink(os.path.join(path, name))
         os.rmdir(path)
+
+
+def make_reachable_dir() -> str:
+    """A folder for sockets that another user must be able to reach (QEMU after ``-runas``).
+
+    Anyone may look a name up in it, nobody may list it, and each socket's owner and mode say who
+    connects. It goes with the last of its sockets.
+    """
+    path = f"{REACHABLE}{os.urandom(6).hex()}"
+    os.mkdir(path, 0o700)
+    os.chmod(path, 0o711)
+    return path
+
+
+def _remove_reachable_dir(path: str) -> None:
+    if path.startswith(REACHABLE):
+        with contextlib.suppress(OSError):  # not empty yet, or gone
+            os.rmdir(path)
 
 
 def _unlink_socket(path: str) -> None:

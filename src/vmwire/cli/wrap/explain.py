@@ -85,13 +85,10 @@ def losses(decided: Decision) -> Iterator[str]:
 
 
 def _confined(decided: Decision) -> Iterator[str]:
-    """The options after which QEMU can't connect to a path outside or of another user."""
+    """The options after which no path leads QEMU to its socket."""
     survey = decided.survey
     assert survey is not None
-    for name in ("chroot", "runas"):
-        if survey.line.has(name):
-            yield f"-{name}"
-    for entry in survey.named("run-with"):
-        for key in ("chroot", "user"):
-            if key in entry.values:
-                yield f"-run-with {key}="
+    if survey.line.has("chroot"):
+        yield "-chroot"
+    if any("chroot" in entry.values for entry in survey.named("run-with")):
+        yield "-run-with chroot="

@@ -17,9 +17,10 @@ import os
 import sys
 from dataclasses import dataclass, field
 
+from vmwire.cli.wrap import confined
 from vmwire.cli.wrap.execute import execute
 from vmwire.cli.wrap.explain import explanation, summary
-from vmwire.cli.wrap.plan import Decision, Host, compose, decision
+from vmwire.cli.wrap.plan import Composition, Decision, Host, compose, decision
 from vmwire.daemon import launch, logfile, rundir
 from vmwire.errors import ConfigError
 
@@ -76,15 +77,10 @@ def _without(decided: Decision, settings: Settings) -> list[str]:
 
 def _with_network(decided: Decision, settings: Settings) -> list[str]:
     """Start the network; the command to execute."""
+    assert decided.survey is not None
+    owner = confined.later_user(decided.survey)
     try:
-        run_dir = launch.prepare_run_dir(settings.socket_dir)
-        short = _Names()
-        try:
-            composed = compose(decided, lambda name: run_dir.socket_path(short(name)))
-            _log_summary(decided, settings.log_file or run_dir.file(rundir.LOG))
-        except BaseException:
-            run_dir.remove()
-            raise
+        run_dir, composed = _prepared(decided, settings, owner is not None)
     except (ConfigError, OSError) as error:
         return _give_up(decided, settings, error)
     try:
@@ -95,9 +91,29 @@ def _with_network(decided: Decision, settings: Settings) -> list[str]:
             log_level=settings.log_level,
             vm_pid=os.getpid(),
         )
+        if owner is not None:
+            confined.hand_over(run_dir.owned_sockets, owner)
     except OSError as error:
         return _give_up(decided, settings, error)
     return composed.command
+
+
+def _prepared(
+    decided: Decision, settings: Settings, reachable: bool
+) -> tuple[rundir.RunDir, Composition]:
+    """The run directory with the sockets' places, and the command that names them."""
+    socket_dir = settings.socket_dir
+    if socket_dir is None and reachable:
+        socket_dir = rundir.make_reachable_dir()
+    run_dir = launch.prepare_run_dir(socket_dir)
+    short = _Names()
+    try:
+        composed = compose(decided, lambda name: run_dir.socket_path(short(name)))
+        _log_summary(decided, settings.log_file or run_dir.file(rundir.LOG))
+    except BaseException:
+        run_dir.remove()
+        raise
+    return run_dir, composed
 
 
 def _give_up(decided: Decision, settings: Settings, error: ConfigError | OSError) -> list[str]:
