@@ -26,6 +26,7 @@ GATEWAY_MAC = b"\x52\x55" + GATEWAY
 
 HEAD = 138
 CHECKSUM_LEFT = Offload(F_NEEDS_CSUM, checksum_start=34, checksum_offset=6)
+GSO = Offload(F_NEEDS_CSUM, GSO_UDP_L4, 42, 8, 34, 6)
 SUPERFRAMES = Accepts(checksum=True, gso=Gso.UDP_L4)
 
 

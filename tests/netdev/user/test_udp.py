@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.netdev.user import harness
 from tests.netdev.user.harness import (
+    CHECKSUM_LEFT,
     DNS,
     GATEWAY,
     GATEWAY_MAC,
@@ -29,8 +30,9 @@ from vmwire.netdev.user import udp
 from vmwire.netdev.user.datagram_reader import PlainReader
 from vmwire.netdev.user.plan import Plan, packed
 from vmwire.netdev.user.udp import UdpTable
-from vmwire.wire.frame import F_DATA_VALID, NO_OFFLOAD, Offload
+from vmwire.wire.frame import F_DATA_VALID, Frame, Offload
 from vmwire.wire.port import Accepts
+from vmwire.wire.protocols.checksum import internet_checksum
 
 Make = Callable[..., tuple[Guest, UdpTable]]
 
@@ -69,7 +71,7 @@ def server() -> Iterator[socket.socket]:
         yield sock
 
 
-def send(table: UdpTable, *frames: tuple[harness.Frame, bytes, int, int]) -> None:
+def send(table: UdpTable, *frames: tuple[Frame, bytes, int, int]) -> None:
     """One burst of the guest."""
     for frame in frames:
         table.receive(*frame)
@@ -212,13 +214,13 @@ def test_checksum_that_is_wrong_drops_the_datagram(make: Make, server: socket.so
     frame, _, transport, end = udp_frame(b"hello", port_of(server))
     bad = bytearray(frame.tobytes())
     bad[-1 - (60 - end)] ^= 1
-    table.receive(harness.Frame.of(bad), bytes(bad[:138]), transport, end)
+    table.receive(Frame.of(bad), bytes(bad[:138]), transport, end)
     table.end_burst()
     assert waiting(server) == []
     assert table.counters["bad checksum"] == 1
 
 
-@pytest.mark.parametrize("offload", [harness.CHECKSUM_LEFT, Offload(F_DATA_VALID)])
+@pytest.mark.parametrize("offload", [CHECKSUM_LEFT, Offload(F_DATA_VALID)])
 def test_checksum_is_not_asked_of_a_frame_that_needs_none(
     make: Make, server: socket.socket, offload: Offload
 ) -> None:
@@ -226,7 +228,7 @@ def test_checksum_is_not_asked_of_a_frame_that_needs_none(
     frame, _, transport, end = udp_frame(b"hello", port_of(server), offload=offload)
     bad = bytearray(frame.tobytes())
     bad[40:42] = b"\x12\x34"
-    send(table, (harness.Frame.of(bad, offload), bytes(bad[:138]), transport, end))
+    send(table, (Frame.of(bad, offload), bytes(bad[:138]), transport, end))
     assert waiting(server) == [b"hello"]
 
 
@@ -235,7 +237,7 @@ def test_datagram_without_checksum_is_taken(make: Make, server: socket.socket) -
     frame, _, transport, end = udp_frame(b"hello", port_of(server))
     data = bytearray(frame.tobytes())
     data[40:42] = b"\0\0"
-    send(table, (harness.Frame.of(data), bytes(data[:138]), transport, end))
+    send(table, (Frame.of(data), bytes(data[:138]), transport, end))
     assert waiting(server) == [b"hello"]
 
 
@@ -245,7 +247,7 @@ def test_udp_length_that_lies_drops_the_datagram(make: Make, length: int) -> Non
     frame, _, transport, end = udp_frame(b"hello", 9)
     data = bytearray(frame.tobytes())
     data[38:40] = length.to_bytes(2, "big")
-    send(table, (harness.Frame.of(data), bytes(data[:138]), transport, end))
+    send(table, (Frame.of(data), bytes(data[:138]), transport, end))
     assert table.counters["bad length"] == 1
     assert not table.flows
 
@@ -350,6 +352,93 @@ def test_full_host_socket_costs_datagrams_and_is_counted(
     send(table, *(udp_frame(b"x", 9) for _ in range(7)))
     assert table.counters["host socket full"] == 7
     assert not guest.errors
+
+
+# Headers that are known
+
+
+def known_frame(
+    port: int, data: bytes, ident: int = 7, *, checksum: int = 0
+) -> tuple[Frame, bytes]:
+    """A datagram like others but for its identification; ``checksum`` is added to the right one."""
+    frame, _, _, end = udp_frame(data, port, offload=CHECKSUM_LEFT)
+    whole = bytearray(frame.tobytes())
+    whole[18:20] = ident.to_bytes(2, "big")
+    whole[24:26] = b"\0\0"
+    right = internet_checksum(whole[14:34]) + checksum
+    whole[24:26] = right.to_bytes(2, "big")
+    return Frame.of(bytes(whole[:end]), CHECKSUM_LEFT), bytes(whole[:138])
+
+
+def test_headers_that_passed_are_known_whatever_their_identification(
+    make: Make, server: socket.socket
+) -> None:
+    _, table = make()
+    port = port_of(server)
+    assert not table.receive_known(*known_frame(port, b"x" * 30))
+    send(table, udp_frame(b"0" * 30, port, offload=CHECKSUM_LEFT))
+    for ident in (0, 1, 0x8000, 0xFFFF):
+        assert table.receive_known(*known_frame(port, b"x" * 30, ident))
+    table.end_burst()
+    assert waiting(server) == [b"0" * 30, *[b"x" * 30] * 4]
+
+
+@pytest.mark.parametrize("at", [3, 8, 15, 17, 20, 22, 23, 29, 33, 35, 37, 39])
+def test_header_that_differs_is_not_known(make: Make, server: socket.socket, at: int) -> None:
+    _, table = make()
+    port = port_of(server)
+    send(table, udp_frame(b"0" * 30, port, offload=CHECKSUM_LEFT))
+    frame, head = known_frame(port, b"x" * 30)
+    changed = bytearray(head)
+    changed[at] ^= 1
+    assert not table.receive_known(frame, bytes(changed))
+
+
+def test_known_header_with_a_wrong_sum_is_looked_at(make: Make, server: socket.socket) -> None:
+    _, table = make()
+    port = port_of(server)
+    send(table, udp_frame(b"0" * 30, port, offload=CHECKSUM_LEFT))
+    assert not table.receive_known(*known_frame(port, b"x" * 30, checksum=1))
+
+
+def test_known_header_before_less_data_or_an_open_checksum_is_looked_at(
+    make: Make, server: socket.socket
+) -> None:
+    _, table = make()
+    port = port_of(server)
+    send(table, udp_frame(b"0" * 30, port, offload=CHECKSUM_LEFT))
+    frame, head = known_frame(port, b"x" * 30)
+    assert not table.receive_known(Frame.of(frame.tobytes()[:-1], CHECKSUM_LEFT), head)
+    assert not table.receive_known(Frame.of(frame.tobytes()), head)
+    assert not table.receive_known(Frame.of(frame.tobytes(), harness.GSO), head)
+    whole = memoryview(frame.tobytes())
+    assert not table.receive_known(Frame((whole[:50], whole[50:]), len(whole), CHECKSUM_LEFT), head)
+
+
+def test_frame_whose_checksum_must_be_verified_never_makes_its_headers_known(
+    make: Make, server: socket.socket
+) -> None:
+    _, table = make()
+    send(table, udp_frame(b"0" * 30, port_of(server)))
+    assert not table._known
+
+
+def test_headers_of_a_forgotten_endpoint_are_not_known(
+    make: Make, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, table = make()
+    port = port_of(server)
+    send(table, udp_frame(b"0" * 30, port, offload=CHECKSUM_LEFT))
+    table._close_flow(*table.flows.values())
+    assert not table.receive_known(*known_frame(port, b"x" * 30))
+
+
+def test_known_headers_are_bounded(make: Make, server: socket.socket) -> None:
+    _, table = make()
+    for size in range(udp.MAX_KNOWN + 10):
+        table.receive(*udp_frame(bytes(size), port_of(server), offload=CHECKSUM_LEFT))
+    table.end_burst()
+    assert len(table._known) <= udp.MAX_KNOWN
 
 
 # Toward the guest
@@ -759,4 +848,3 @@ def test_stats_are_plain_data(make: Make, server: socket.socket) -> None:
         "forwards": 0,
         "counters": {"opened": 1, "datagrams out": 1},
     }
-    assert NO_OFFLOAD.plain

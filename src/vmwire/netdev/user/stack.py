@@ -34,6 +34,7 @@ LENGTHS = Struct("!HHH")  # total length, identification, flags and fragment off
 PROTOCOL_ICMP = 1
 PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
+UDP = b"\x11"
 DHCP_SERVER_PORT = b"\x00\x43"
 DNS_PORT = b"\x00\x35"
 
@@ -50,6 +51,13 @@ class Gathering(Transport, Protocol):
 
     def end_burst(self) -> None:
         """The burst is over; its frames are lent until this returns."""
+
+
+class Udp(Gathering, Protocol):
+    """The protocol that has headers looked at once for many alike."""
+
+    def receive_known(self, frame: Frame, head: bytes) -> bool:
+        """Take a frame if one with the same headers was received before; else say False."""
 
 
 class Icmp(Transport, Protocol):
@@ -86,7 +94,7 @@ class Stack:
         self._on_guest = on_guest
         self._own_macs = {gateway_mac(plan.gateway), gateway_mac(plan.dns)}
 
-    def use(self, tcp: Gathering, udp: Gathering, icmp: Icmp) -> None:
+    def use(self, tcp: Gathering, udp: Udp, icmp: Icmp) -> None:
         """Connect the protocols, which need the stack's output first."""
         self._tcp = tcp
         self._udp = udp
@@ -98,6 +106,8 @@ class Stack:
             head = bytes(frame.views[0][:HEAD])
             if len(head) < HEAD and len(head) < frame.length:
                 head = frame.head(HEAD)
+            if head[23:24] == UDP and self._udp.receive_known(frame, head):
+                continue
             ethertype = head[12:14]
             if ethertype == IPV4:
                 self._receive_ipv4(frame, head)

@@ -5,7 +5,9 @@
 Theory of operation. The first datagram from a guest's address and port opens a socket of the
 host; whatever arrives there from anybody goes back to that guest and port (endpoint-independent
 mapping and filtering, as QEMU's). A datagram finds its *path* by twelve bytes of its headers. The
-datagrams of a burst gather on their paths, and leave when the burst was seen.
+datagrams of a burst gather on their paths, and leave when the burst was seen. Most datagrams look
+like one before them but for the IPv4 identification: the headers that passed all checks once are
+kept, and whoever has the same ones needs a single look (``receive_known``).
 
 A forward is a listening socket of the host. Who sends to it is remembered as a path of that
 listener, so that what the guest answers to that address leaves through the listener, and from the
@@ -47,27 +49,46 @@ from vmwire.netdev.user.udp_host import (
     open_socket,
     prepare,
 )
-from vmwire.wire.frame import GSO_NONE, GSO_UDP_L4, Frame, View
+from vmwire.wire.frame import GSO_NONE, GSO_UDP_L4, Frame, Offload, View
 from vmwire.wire.port import Port
 from vmwire.wire.protocols.checksum import ones_complement_sum
 
 DATAGRAM = Struct("!12sHH")
 """Addresses and ports, length, checksum."""
 LENGTHS = Struct("!HH")
+VARYING = Struct("!H4xH")
+"""In an IPv4 header from byte 4 on: identification and checksum."""
 PROTOCOL_UDP = 17
 HEADER_SIZE = 8
+DATA_AT = 42
+"""Where data starts in a frame without VLAN tag and IPv4 options."""
 
 SWEEP_S = 5.0
 MAX_PEERS = 256
 """Peers that a guest's endpoint remembers; the others are looked up again."""
 MAX_CLIENTS = 1024
 """Clients that a forward remembers."""
+MAX_KNOWN = 1024
+"""Headers that are kept. All are forgotten when there are more, and every few seconds, so that
+what else depends on frames being seen (who has which MAC) can't be late for long."""
 MAX_PATHS = 8192
 """Peers and clients of all endpoints together."""
 EVICTED_AT_ONCE = 32
 """Entries that make room together, so that looking for them costs little for each."""
 
 _used = attrgetter("used")
+
+
+class Known:
+    """Where datagrams with certain headers go, and what the rest of those headers adds up to."""
+
+    __slots__ = ("end", "offload", "path", "sum")
+
+    def __init__(self, path: Path, end: int, rest: int, offload: Offload) -> None:
+        self.path = path
+        self.end = end
+        self.sum = rest
+        self.offload = offload
 
 
 class UdpTable:
@@ -94,6 +115,7 @@ class UdpTable:
         self._max_flows = max_flows
         self._paths: dict[bytes, Path] = {}
         self._listeners: dict[int, Endpoint] = {}
+        self._known: dict[bytes, Known] = {}
         self._pending: list[Path] = []
         self._sender = Sender(self.counters, self._path_of, unreachable)
         self._reader = reader()
@@ -137,10 +159,45 @@ class UdpTable:
         if offload.gso_type != GSO_NONE:
             self._superframe(path, frame, head, transport, views, size)
             return
+        self._gather(path, head, views[0] if len(views) == 1 else b"".join(views))
+        if transport == 34 and room == length and offload.checked:
+            self._remember(path, head, end, offload)
+
+    def receive_known(self, frame: Frame, head: bytes) -> bool:
+        """Take a frame whose headers, but for identification and IPv4 checksum, passed before.
+
+        False: it has to be looked at as any other.
+        """
+        known = self._known.get(head[:18] + head[20:24] + head[26:40])
+        if known is None or frame.offload is not known.offload:
+            return False
+        identification, checksum = VARYING.unpack_from(head, 18)
+        if (known.sum + identification + checksum) % 0xFFFF:
+            return False
+        end = known.end
+        data = frame.views[0][DATA_AT:end]
+        if len(data) != end - DATA_AT:
+            return False
+        path = known.path
         path.head = head
         if not path.datagrams:
             self._pending.append(path)
-        path.datagrams.append(views[0] if len(views) == 1 else b"".join(views))
+        path.datagrams.append(data)
+        return True
+
+    def _remember(self, path: Path, head: bytes, end: int, offload: Offload) -> None:
+        """Keep headers that passed. Their datagrams need no checksum to be looked at."""
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        rest = ones_complement_sum(head[14:18] + head[20:24] + head[26:34])
+        key = head[:18] + head[20:24] + head[26:40]
+        self._known[key] = Known(path, end, rest, offload)
+
+    def _gather(self, path: Path, head: bytes, data: bytes | View) -> None:
+        path.head = head
+        if not path.datagrams:
+            self._pending.append(path)
+        path.datagrams.append(data)
 
     def end_burst(self) -> None:
         """All frames of a burst were seen: send their data while it is still lent to us."""
@@ -347,6 +404,7 @@ class UdpTable:
 
     def _sweep(self) -> None:
         """Forget what has been silent for too long."""
+        self._known.clear()
         now = self.now()
         for flow in list(self.flows.values()):
             if flow.used + flow.idle_s <= now:
@@ -380,6 +438,7 @@ class UdpTable:
     def _forget_path(self, path: Path) -> None:
         if path.datagrams:
             self._sender.flush(path, self.now())
+        self._known.clear()
         del path.endpoint.paths[path.key]
         del self._paths[path.key]
 
