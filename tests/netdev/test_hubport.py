@@ -1,0 +1,34 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from tests.wire.boxes import End, frames
+from vmwire.errors import ConfigError
+from vmwire.netdev.hubport import HubportNetdev, HubportOptions
+from vmwire.options.table import table_of
+from vmwire.wire.hub import Hub
+
+
+def test_place_at_the_hub_is_taken_and_given_back() -> None:
+    hub, ends = Hub("hub0"), [End("a"), End("b")]
+    made = [HubportNetdev(HubportOptions(id=name, hubid=0), hub) for name in "ab"]
+    for port, end in zip(made, ends, strict=True):
+        port.port.connect(end.port)
+    ends[0].port.send(frames(1))
+    assert len(ends[1].got) == 1
+    made[0].close()
+    made[0].close()
+    assert [port.name for port in hub.ports] == ["b"]
+    assert ends[0].heard == ["up", "down"]
+
+
+def test_options_are_qemus() -> None:
+    table = table_of(HubportOptions)
+    given = table.from_text("hubport,id=h,hubid=-1,netdev=u")
+    assert (given.hubid, given.netdev) == (-1, "u")
+    with pytest.raises(ConfigError, match="Parameter 'hubid' is missing"):
+        table.from_text("hubport,id=h")
+    with pytest.raises(ConfigError, match="Parameter 'hubid' expects an int64 value"):
+        table.from_text("hubport,id=h,hubid=abc")
