@@ -23,9 +23,12 @@ from vmwire.wire.frame import NO_OFFLOAD, Offload
 class Guest:
     """Negotiates ``features``, starts ``pairs`` pairs of queues and enables them."""
 
+    live: list[Guest] = []
+
     def __init__(
         self, features: int = FEATURES, *, pairs: int = 1, size: int = 64, start: bool = True
     ) -> None:
+        Guest.live.append(self)
         self.deferred: list[Callable[[], None]] = []
         self.faults: list[int] = []
         self.wakes: Counter[int] = Counter()
@@ -62,6 +65,11 @@ class Guest:
         self.card.enable_queue(index, True)
         self.card.start_queue(index, queue)
         return queue
+
+    def close(self) -> None:
+        self.card.reset()
+        self.deferred.clear()
+        self.arena.close()
 
     def turn(self, turns: int = 1) -> None:
         """End the loop's turn."""

@@ -200,6 +200,7 @@ class VirtioNet:
         self._transmitters.pop(index, None)
         receiver = self._receivers.pop(index, None)
         if receiver is not None:
+            receiver.let_go()
             self._received[0] += receiver.frames
             self._received[1] += receiver.bytes
         if queue is not None and queue in self._completed:
@@ -229,6 +230,11 @@ class VirtioNet:
         self.features = 0
         self._update()
         self.port.set_accepts(PACKETS_ONLY)
+
+    def let_go(self) -> None:
+        """Keep no view of the guest's memory; to be called before it changes."""
+        for receiver in self._receivers.values():
+            receiver.let_go()
 
     def pause(self) -> None:
         """Touch no ring and no buffer until ``unpause``."""
@@ -340,12 +346,14 @@ class VirtioNet:
         return views
 
     def _commit(self, length: int, offload: Offload) -> None:
-        assert self._reserving is not None
-        self._reserving.commit(length, offload)
+        receiver, self._reserving = self._reserving, None
+        assert receiver is not None
+        receiver.commit(length, offload)
 
     def _cancel(self) -> None:
-        assert self._reserving is not None
-        self._reserving.cancel()
+        receiver, self._reserving = self._reserving, None
+        assert receiver is not None
+        receiver.cancel()
 
     # Waking the guest
 

@@ -29,6 +29,9 @@ FRAME_COST = 512
 BATCH = 64
 """Frames sent in one call."""
 
+STOCK = 64
+"""Receive chains taken from the ring at once."""
+
 LEGACY_HEADER = 10
 HEADER = 12
 """The net header's size: virtio 1.x and mergeable buffers have a buffer count at its end."""
@@ -154,6 +157,10 @@ def _skip(views: list[View], size: int) -> None:
 class Receiver:
     """One receive queue: what the guest gets.
 
+    Chains are taken from the ring ahead of the frames, ``STOCK`` at a time, because most of a
+    chain's cost is that of asking for it; ``let_go`` returns the unused ones, before the ring stops
+    or the guest's memory changes.
+
     ``checksums``: the driver negotiated GUEST_CSUM and may be told of checksum states.
     ``completed(queue)`` hears that the driver may want to be woken; ``again``: a refusal is out of
     date already. ``starved`` is true while a peer waits for buffers.
@@ -179,80 +186,113 @@ class Receiver:
         self.bytes = 0
         self._completed = completed
         self._again = again
+        self._stock: list[Chain] = []
+        self._at = 0
+        """The first chain of the stock that isn't used yet."""
         self._reserved: list[Chain] = []
+        self._reserved_size = 0
         self._header_view: View | None = None
         self._bounce: bytearray | None = None
+
+    # The stock of chains
+
+    def _take(self, need: int) -> list[Chain] | None:
+        """Return the chains that ``need`` bytes fill, without using them up; None: too few."""
+        stock, at = self._stock, self._at
+        if at < len(stock) and stock[at][2] >= need:
+            return stock[at : at + 1]
+        if not self.mergeable:
+            if at == len(stock) and self._restock():
+                return self._take(need)
+            return None
+        stop = at
+        while need > 0:
+            if stop == len(stock):
+                stop -= self._at
+                if not self._restock():
+                    return None
+                stock, stop = self._stock, stop + self._at
+            length = stock[stop][2]
+            if length < HEADER:
+                raise RingFault(f"a receive buffer of {length} bytes")
+            need -= length
+            stop += 1
+        return stock[self._at : stop]
+
+    def _restock(self) -> bool:
+        """Take more chains from the ring; False if there are none."""
+        more = self.queue.take(STOCK)
+        if not more:
+            return False
+        self._stock = self._stock[self._at :] + more
+        self._at = 0
+        return True
+
+    def let_go(self) -> None:
+        """Return the unused chains to the ring, and keep no view of the guest's memory."""
+        self.queue.give_back(len(self._stock) - self._at)
+        self._stock = []
+        self._at = 0
+
+    def _never_fits(self) -> bool:
+        """Whether more buffers can't come for a frame that those in stock can't hold."""
+        available = len(self._stock) - self._at
+        return available > 0 if not self.mergeable else available >= self.queue.size
+
+    def _starve(self) -> None:
+        """Have the guest tell when it has more buffers."""
+        self.starved = True
+        if self.queue.want_kicks():
+            self._again()
 
     # Copying frames
 
     def receive(self, frames: Sequence[Frame]) -> int:
         """Copy frames into the guest's buffers; return how many. Raises ``RingFault``."""
-        queue, header_size = self.queue, self.header_size
-        chains = queue.take(len(frames))
         tokens: list[int] = []
         lengths: list[int] = []
-        done = at = size = 0
+        taken = 0
         for frame in frames:
-            need = header_size + frame.length
-            stop = at + 1
-            if at >= len(chains) or chains[at][2] < need:
-                stop = self._span(chains, at, need)
-                if not stop:
-                    if self._never_fits(len(chains) - at):
-                        self.drops["too long for the guest's buffers"] += 1
-                        done += 1
-                        continue
+            need = self.header_size + frame.length
+            chains = self._take(need)
+            if chains is None:
+                if not self._never_fits():
                     break
-            self._fill(chains, at, stop, frame)
-            for token, _, length in chains[at:stop]:
-                used = min(length, need)
-                tokens.append(token)
-                lengths.append(used)
-                need -= used
-            at = stop
-            done += 1
-            self.frames += 1
-            size += frame.length
-        queue.give_back(len(chains) - at)
+                self.drops["too long for the guest's buffers"] += 1
+            else:
+                self._fill(chains, frame)
+                self._use(chains, need, tokens, lengths)
+                self.frames += 1
+                self.bytes += frame.length
+            taken += 1
         if tokens:
-            queue.complete(tokens, lengths)
-            self._completed(queue)
-            self.bytes += size
-        if done < len(frames):
-            self._starve(len(chains) - at)
-        return done
+            self.queue.complete(tokens, lengths)
+            self._completed(self.queue)
+        if taken < len(frames):
+            self._starve()
+        return taken
 
-    def _span(self, chains: list[Chain], at: int, need: int) -> int:
-        """Return where ``need`` bytes from chain ``at`` on end, taking more chains; 0: too few."""
-        if not self.mergeable:
-            if at == len(chains):
-                chains += self.queue.take(1)
-            return at + 1 if at < len(chains) and chains[at][2] >= need else 0
-        while need > 0:
-            if at == len(chains):
-                more = self.queue.take(need // 1024 + 1)
-                if not more:
-                    return 0
-                chains += more
-            length = chains[at][2]
-            if length < HEADER:
-                raise RingFault(f"a receive buffer of {length} bytes")
-            need -= length
-            at += 1
-        return at
-
-    def _never_fits(self, available: int) -> bool:
-        """Whether more buffers can't come for a frame that ``available`` ones can't hold."""
-        return available > 0 if not self.mergeable else available >= self.queue.size
-
-    def _fill(self, chains: list[Chain], at: int, stop: int, frame: Frame) -> None:
-        header = self._header(frame.offload, stop - at)
-        views = chains[at][1]
-        if stop - at == 1 and len(views) == 1:
-            views[0][: len(header) + frame.length] = b"".join((header, *frame.views))
+    def _use(self, chains: list[Chain], size: int, tokens: list[int], lengths: list[int]) -> None:
+        """Use chains up for ``size`` bytes, which end in the last one of them."""
+        self._at += len(chains)
+        if len(chains) == 1:
+            tokens.append(chains[0][0])
+            lengths.append(size)
             return
-        if stop - at > 1:
-            views = [view for chain in chains[at:stop] for view in chain[1]]
+        sizes = [chain[2] for chain in chains]
+        sizes[-1] -= sum(sizes) - size
+        tokens += [chain[0] for chain in chains]
+        lengths += sizes
+
+    def _fill(self, chains: list[Chain], frame: Frame) -> None:
+        header = self._header(frame.offload, len(chains))
+        if len(chains) == 1:
+            views = chains[0][1]
+            if len(views) == 1:
+                views[0][: len(header) + frame.length] = b"".join((header, *frame.views))
+                return
+        else:
+            views = [view for chain in chains for view in chain[1]]
         scatter(b"".join((header, *frame.views)), views)
 
     def _header(self, offload: Offload, count: int) -> bytes:
@@ -261,67 +301,56 @@ class Receiver:
             return packed
         return packed + (_ONE_BUFFER if count == 1 else _NUM_BUFFERS.pack(count))
 
-    def _starve(self, seen: int) -> None:
-        """Have the guest tell when it has more buffers than the ``seen`` ones."""
-        self.starved = True
-        if self.queue.want_kicks(seen):
-            self._again()
-
     # Reservations
 
     def reserve(self, length: int) -> Sequence[View] | None:
         """Return views of exactly ``length`` bytes of the guest's buffers. See ``Port.reserve``."""
         header_size = self.header_size
-        chains: list[Chain] = []
-        stop = self._span(chains, 0, header_size + length)
-        if not stop:
-            self.queue.give_back(len(chains))
-            self._starve(len(chains))
+        chains = self._take(header_size + length)
+        if chains is None:
+            self._starve()
             return None
         self._reserved = chains
-        views = [view for chain in chains[:stop] for view in chain[1]]
+        if len(chains) == 1:
+            views = chains[0][1][:]
+            size = chains[0][2]
+        else:
+            views = [view for chain in chains for view in chain[1]]
+            size = sum([chain[2] for chain in chains])
+        self._reserved_size = size
         first = views[0]
-        if len(first) >= header_size + min(HEADROOM, length):
+        room = len(first) - header_size
+        if room >= HEADROOM or room >= length:
             self._header_view = first[:header_size]
             views[0] = first[header_size:]
-        elif len(first) == header_size and len(views[1]) >= min(HEADROOM, length):
+        elif not room and len(views[1]) >= min(HEADROOM, length):
             self._header_view = first
             del views[0]
         else:
             self._bounce = bytearray(length)
             return [memoryview(self._bounce)]
-        self._trim(views, sum([chain[2] for chain in chains[:stop]]) - header_size - length)
+        excess = size - header_size - length
+        if excess:
+            _trim(views, excess)
         return views
-
-    @staticmethod
-    def _trim(views: list[View], excess: int) -> None:
-        """Cut ``excess`` bytes off the end of a list of views."""
-        while excess:
-            last = views.pop()
-            if len(last) > excess:
-                views.append(last[:-excess])
-                return
-            excess -= len(last)
 
     def commit(self, length: int, offload: Offload) -> None:
         """Hand the first ``length`` bytes of the reservation to the guest as one frame."""
-        chains, need = self._reserved, self.header_size + length
-        tokens: list[int] = []
-        lengths: list[int] = []
-        for token, _, size in chains:
-            used = size if size < need else need
-            tokens.append(token)
-            lengths.append(used)
-            need -= used
-            if not need:
-                break
-        header = self._header(offload, len(tokens))
+        chains, size = self._reserved, self.header_size + length
+        excess = self._reserved_size - size
+        while excess >= (last := chains[-1][2]) and len(chains) > 1:
+            chains.pop()
+            excess -= last
+        header = self._header(offload, len(chains))
         if self._header_view is not None:
             self._header_view[:] = header
         elif self._bounce is not None:
-            views = [view for chain in chains[: len(tokens)] for view in chain[1]]
+            views = [view for chain in chains for view in chain[1]]
             scatter(header + self._bounce[:length], views)
-        self._release(len(tokens))
+        tokens: list[int] = []
+        lengths: list[int] = []
+        self._use(chains, size, tokens, lengths)
+        self.cancel()
         self.queue.complete(tokens, lengths)
         self._completed(self.queue)
         self.frames += 1
@@ -329,9 +358,15 @@ class Receiver:
 
     def cancel(self) -> None:
         """Forget the reservation."""
-        self._release(0)
-
-    def _release(self, used: int) -> None:
-        self.queue.give_back(len(self._reserved) - used)
         self._reserved = []
         self._header_view = self._bounce = None
+
+
+def _trim(views: list[View], excess: int) -> None:
+    """Cut ``excess`` bytes off the end of a list of views."""
+    while excess:
+        last = views.pop()
+        if len(last) > excess:
+            views.append(last[:-excess])
+            return
+        excess -= len(last)

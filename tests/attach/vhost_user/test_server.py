@@ -150,8 +150,10 @@ def test_a_path_that_can_not_be_is_named(path: str) -> None:
 
 
 def test_a_card_needs_a_socket() -> None:
+    loop = Loop()
     with pytest.raises(ConfigError, match="socket=PATH"):
-        VhostUserNic(VirtioNetPciOptions(id="n0")).open(Host(Loop()))
+        VhostUserNic(VirtioNetPciOptions(id="n0")).open(Host(loop))
+    loop.close()
 
 
 def test_statistics_tell_what_was_negotiated(tmp_path: Path) -> None:

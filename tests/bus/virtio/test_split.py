@@ -45,6 +45,18 @@ class Both:
         self.arena.write(address, U16.pack(value))
 
 
+live: list[Both] = []
+
+
+@pytest.fixture(autouse=True)
+def rings_end_with_their_test() -> Iterator[None]:
+    yield
+    while live:
+        ring = live.pop()
+        ring.device.close()
+        ring.arena.close()
+
+
 def both(*, writable: bool = False, **about: bool) -> Both:
     arena = Arena(1 << 20, 0x4000_0000)
     driver = DriverRing(arena, SIZE, **about)
@@ -56,7 +68,8 @@ def both(*, writable: bool = False, **about: bool) -> Both:
         notify=lambda: wakes.append(1),
         event_index=driver.event_index,
     )
-    return Both(arena, driver, device, wakes)
+    live.append(Both(arena, driver, device, wakes))
+    return live[-1]
 
 
 @pytest.fixture

@@ -282,6 +282,7 @@ class Backend:
 
     def _move(self, old: list[Region]) -> None:
         """Move every ring to the memory as it is now, then unmap what is no longer in it."""
+        self.nic.let_go()
         for ring in self._rings.values():
             if ring.queue is not None and ring.addresses is not None:
                 try:
