@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.wire.boxes import End, frames
+
 from vmwire.errors import ConfigError
 from vmwire.netdev.hubport import HubportNetdev, HubportOptions
 from vmwire.options.table import table_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.wire.boxes import End, frames
 from tests.wire.packets import superframe_tcp4
+
 from vmwire.netdev.null import NullNetdev, NullOptions
 
 
