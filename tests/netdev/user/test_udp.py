@@ -571,13 +571,50 @@ def test_waiting_for_room_costs_no_cpu(make: Make, server: socket.socket) -> Non
     assert guest.loop.turn(0) == 0
 
 
-def test_guest_whose_mac_is_unknown_gets_nothing(make: Make, server: socket.socket) -> None:
+def test_datagram_for_a_guest_that_is_not_known_waits_until_it_is(
+    make: Make, listener: socket.socket
+) -> None:
     guest, table = make()
-    client = opened(table, server)
+    table.forward(listener, GUEST, 53)
+    macs = dict(guest.macs)
     guest.macs.clear()
-    server.sendto(b"1", client)
-    guest.turn_until(lambda: table.counters["guest unknown"] == 1)
-    assert not guest.frames
+    with host_socket() as client:
+        client.sendto(b"question", ("127.0.0.1", port_of(listener)))
+        guest.settle()
+        assert not guest.frames
+        assert guest.loop.turn(0) == 0
+        guest.macs.update(macs)
+        table.guest_known(packed("10.0.2.16"))
+        guest.settle()
+        assert not guest.frames
+        table.guest_known(GUEST)
+        guest.turn_until(lambda: guest.frames)
+
+
+def test_guest_that_stays_unknown_loses_what_was_for_it(
+    make: Make, listener: socket.socket
+) -> None:
+    guest, table = make()
+    table.forward(listener, GUEST, 53)
+    guest.macs.clear()
+    with host_socket() as client:
+        client.sendto(b"question", ("127.0.0.1", port_of(listener)))
+        guest.settle()
+    table._sweep()
+    assert table.counters["guest unknown"] == 1
+    assert waiting(listener) == []
+
+
+def test_endpoint_can_end_while_its_guest_is_unknown(make: Make, listener: socket.socket) -> None:
+    guest, table = make()
+    table.forward(listener, GUEST, 53)
+    guest.macs.clear()
+    with host_socket() as client:
+        client.sendto(b"question", ("127.0.0.1", port_of(listener)))
+        guest.settle()
+    table.unforward(listener)
+    table._sweep()
+    table.guest_known(GUEST)
 
 
 # Forwards

@@ -154,6 +154,7 @@ class UserNetdev:
 
     def _on_guest(self, address: bytes, mac: bytes) -> None:
         self._tcp.guest_known(address, mac)
+        self._udp.guest_known(address)
 
     def _on_dhcp(self, mac: bytes, payload: bytes) -> None:
         reply = self._dhcp.receive(mac, payload, self._host.loop.now())

@@ -17,7 +17,8 @@ Endpoints are forgotten after 240 silent seconds (20, if they only asked name se
 are too many, the guest that has most loses those that were silent longest.
 
 Nothing is ever refused to a guest: what the host's socket has no room for is lost and counted.
-Toward the guest, what it has no room for stays in the host's socket.
+Toward the guest, what it has no room for stays in the host's socket; so does, for some seconds,
+what is for a guest whose MAC isn't known yet.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from functools import partial
 from heapq import nsmallest
 from itertools import chain
 from operator import attrgetter
-from struct import Struct
 
 from vmwire.engine.clock import Timer
 from vmwire.engine.loop import ERROR, READ, Loop
@@ -39,6 +39,18 @@ from vmwire.netdev.user.datagrams import Addresses, FrameMaker
 from vmwire.netdev.user.host_errors import HostError
 from vmwire.netdev.user.output import Output
 from vmwire.netdev.user.plan import BROADCAST, Plan, dotted
+from vmwire.netdev.user.udp_headers import (
+    DATA_AT,
+    DATAGRAM,
+    HEADER_SIZE,
+    LENGTHS,
+    VARYING,
+    Known,
+    checksum_holds,
+    first_datagram,
+    known_key,
+    known_sum,
+)
 from vmwire.netdev.user.udp_host import (
     DNS_PORT,
     IDLE_S,
@@ -51,17 +63,6 @@ from vmwire.netdev.user.udp_host import (
 )
 from vmwire.wire.frame import GSO_NONE, GSO_UDP_L4, Frame, Offload, View
 from vmwire.wire.port import Port
-from vmwire.wire.protocols.checksum import ones_complement_sum
-
-DATAGRAM = Struct("!12sHH")
-"""Addresses and ports, length, checksum."""
-LENGTHS = Struct("!HH")
-VARYING = Struct("!H4xH")
-"""In an IPv4 header from byte 4 on: identification and checksum."""
-PROTOCOL_UDP = 17
-HEADER_SIZE = 8
-DATA_AT = 42
-"""Where data starts in a frame without VLAN tag and IPv4 options."""
 
 SWEEP_S = 5.0
 MAX_PEERS = 256
@@ -77,18 +78,6 @@ EVICTED_AT_ONCE = 32
 """Entries that make room together, so that looking for them costs little for each."""
 
 _used = attrgetter("used")
-
-
-class Known:
-    """Where datagrams with certain headers go, and what the rest of those headers adds up to."""
-
-    __slots__ = ("end", "offload", "path", "sum")
-
-    def __init__(self, path: Path, end: int, rest: int, offload: Offload) -> None:
-        self.path = path
-        self.end = end
-        self.sum = rest
-        self.offload = offload
 
 
 class UdpTable:
@@ -122,6 +111,7 @@ class UdpTable:
         self._frames = FrameMaker(port, output, plan)
         self._held: list[Frame] = []
         self._silenced: list[Endpoint] = []
+        self._unknown: list[Endpoint] = []
         self._timer: Timer | None = None
 
     # From the guest
@@ -144,7 +134,7 @@ class UdpTable:
             self.counters["bad length"] += 1
             return
         offload = frame.offload
-        if checksum and not offload.checked and not _checksum_holds(frame, head, transport, length):
+        if checksum and not offload.checked and not checksum_holds(frame, head, transport, length):
             self.counters["bad checksum"] += 1
             return
         path = self._paths.get(key) or self._open(key, head)
@@ -189,9 +179,7 @@ class UdpTable:
         """Keep headers that passed. Their datagrams need no checksum to be looked at."""
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
-        rest = ones_complement_sum(head[14:18] + head[20:24] + head[26:34])
-        key = head[:18] + head[20:24] + head[26:40]
-        self._known[key] = Known(path, end, rest, offload)
+        self._known[known_key(head)] = Known(path, end, known_sum(head), offload)
 
     def _gather(self, path: Path, head: bytes, data: bytes | View) -> None:
         path.head = head
@@ -221,7 +209,7 @@ class UdpTable:
         if frame.offload.gso_type != GSO_UDP_L4 or not segment:
             self.counters["bad superframe"] += 1
             return
-        path.head = _first_datagram(head, transport, min(segment, size))
+        path.head = first_datagram(head, transport, min(segment, size))
         self._sender.superframe(path, views, size, segment, self.now())
 
     # Opening
@@ -340,32 +328,35 @@ class UdpTable:
     def _on_event(self, endpoint: Endpoint, events: int) -> None:
         if events & ERROR and not self._sender.read_errors(endpoint):
             endpoint.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # an error of another kind
-        if events & READ:
-            if self._held:
-                self._silence(endpoint)
-            else:
-                self._read(endpoint)
+        if not events & READ:
+            return
+        if self._held:
+            self._silence(endpoint)
+            return
+        mac = self._output.mac_of(endpoint.guest)
+        if mac is None:
+            self._wait_for_guest(endpoint)
+        else:
+            self._move(endpoint, mac)
 
-    def _read(self, endpoint: Endpoint) -> None:
-        """Move one batch from a socket to its guest. What is left makes the next event."""
+    def _read(self, endpoint: Endpoint) -> Sequence[Run]:
+        """Take one batch off a socket. What is left makes the next event."""
         try:
             runs, endpoint.stride = self._reader.read(endpoint.sock, endpoint.stride)
         except OSError as error:
             number = error.errno or 0
             self.counters[f"receive {errno.errorcode.get(number, str(number))}"] += 1
-            return
-        if not runs:
-            return
+            return ()
+        return runs
+
+    def _move(self, endpoint: Endpoint, mac: bytes) -> None:
+        """Move one batch from a socket to its guest."""
         endpoint.used = self.now()
-        mac = self._output.mac_of(endpoint.guest)
         frames: list[Frame] = []
-        for run in runs:
+        for run in self._read(endpoint):
             source = self._seen_as(run.peer)
             if endpoint.listening:
                 self._note_client(endpoint, run, source)
-            if mac is None:
-                self.counters["guest unknown"] += 1
-                continue
             ethernet = mac + self._plan.mac(source)
             to = Addresses(ethernet, source, run.port, endpoint.guest, endpoint.guest_port)
             self.counters["datagrams in"] += self._frames.make(run, to, frames)
@@ -395,6 +386,25 @@ class UdpTable:
             if not endpoint.closed:
                 self.loop.change(endpoint.fd, READ)
 
+    def _wait_for_guest(self, endpoint: Endpoint) -> None:
+        """The guest was asked who it is: what came for it waits in the host's socket."""
+        self.loop.change(endpoint.fd, 0)
+        self._unknown.append(endpoint)
+
+    def guest_known(self, guest: bytes) -> None:
+        """A guest has said who it is: what waits for it can go on."""
+        if self._unknown:
+            for endpoint in [each for each in self._unknown if each.guest == guest]:
+                self._unknown.remove(endpoint)
+                self.loop.change(endpoint.fd, READ)
+
+    def _give_up_on_guests(self) -> None:
+        """Guests that didn't say who they are lose a batch; the next one asks them again."""
+        unknown, self._unknown = self._unknown, []
+        for endpoint in unknown:
+            self.counters["guest unknown"] += len(self._read(endpoint))
+            self.loop.change(endpoint.fd, READ)
+
     def _path_of(self, endpoint: Endpoint, error: HostError) -> Path | None:
         """Find what an error is about."""
         ports = endpoint.key[4:] + error.port.to_bytes(2, "big")
@@ -405,6 +415,7 @@ class UdpTable:
     def _sweep(self) -> None:
         """Forget what has been silent for too long."""
         self._known.clear()
+        self._give_up_on_guests()
         now = self.now()
         for flow in list(self.flows.values()):
             if flow.used + flow.idle_s <= now:
@@ -433,6 +444,8 @@ class UdpTable:
         for path in list(endpoint.paths.values()):
             self._forget_path(path)
         endpoint.closed = True
+        if endpoint in self._unknown:
+            self._unknown.remove(endpoint)
         self.loop.unwatch(endpoint.fd)
 
     def _forget_path(self, path: Path) -> None:
@@ -463,18 +476,3 @@ class UdpTable:
             "forwards": len(self._listeners),
             "counters": dict(self.counters),
         }
-
-
-def _checksum_holds(frame: Frame, head: bytes, transport: int, length: int) -> bool:
-    pseudo = ones_complement_sum(head[26:34], PROTOCOL_UDP + length)
-    data = b"".join(frame.payload(transport, length))
-    return ones_complement_sum(data, pseudo) == 0xFFFF
-
-
-def _first_datagram(head: bytes, transport: int, size: int) -> bytes:
-    """A superframe's first bytes as they would be without segmentation: errors quote them."""
-    length = HEADER_SIZE + size
-    total = (transport - 14 + length).to_bytes(2, "big")
-    lengths = length.to_bytes(2, "big")
-    ip = head[:16] + total + head[18 : transport + 4]
-    return ip + lengths + head[transport + 6 : transport + length]
