@@ -29,7 +29,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,7 +64,8 @@ class Result:
 
 class Machine:
     """One QEMU with its guest. `network` are the words about the network, as a user types them;
-    `prefix` stands in front of QEMU (`["./vmwire"]`); `extra` are further words."""
+    `prefix` stands in front of QEMU (`["./vmwire"]`); `extra` are further words; `environment` is
+    added to ours."""
 
     live: list[Machine] = []
 
@@ -78,7 +79,9 @@ class Machine:
         memory: Sequence[str] = ("-m", "256"),
         kernel_words: str = "",
         cpus: int = 1,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        self.environment = dict(os.environ, **(environment or {}))
         self.folder = Path(tempfile.mkdtemp(prefix="vmwire-guest-"))
         self.command = [*prefix, qemu, *self._fixed(cpus, kernel_words), *memory, *network, *extra]
         self.console = Console(self.folder / "console.sock", self.report)
@@ -122,7 +125,11 @@ class Machine:
         Machine.live.append(self)
         with open(self._stderr_path, "wb") as output:
             self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self.environment,
             )
         self.console.accept(self.is_running)
         self.qmp.accept(self.is_running)
@@ -306,10 +313,16 @@ class Qmp:
         self._message()
         self("qmp_capabilities")
 
-    def __call__(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, **arguments: Any) -> Any:
+    def __call__(
+        self,
+        command: str,
+        timeout_s: float = COMMAND_TIMEOUT_S,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Run a QMP command; its `return`. An `error` answer is raised."""
         assert self._socket is not None, "the machine has not been started"
-        request = {"execute": command, "arguments": arguments}
+        request = {"execute": command, "arguments": dict(arguments or {})}
         self._socket.settimeout(timeout_s)
         self._socket.sendall(json.dumps(request).encode() + b"\n")
         while True:
@@ -322,7 +335,7 @@ class Qmp:
 
     def hmp(self, line: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         """A line for the human monitor; what it printed."""
-        text = self("human-monitor-command", timeout_s, **{"command-line": line})
+        text = self("human-monitor-command", timeout_s, arguments={"command-line": line})
         return str(text)
 
     def _message(self) -> dict[str, Any]:

@@ -80,6 +80,11 @@ def noise(size: int) -> bytes:
     return random.Random(size).randbytes(size)
 
 
+def test_card_is_served_by_the_prefix(bed: Bed, prefix: list[str]) -> None:
+    kind = "vhost-user" if prefix else "user"
+    assert f"type={kind}" in bed.guest.qmp.hmp("info network")
+
+
 def test_lease_has_the_networks_addresses(bed: Bed) -> None:
     lease = bed.guest.lease()
     assert (lease["ip"], lease["subnet"]) == ("10.0.2.15", "255.255.255.0")
@@ -195,8 +200,8 @@ def test_pulled_cable_shows_in_the_guest(bed: Bed, host: HostPeer) -> None:
     def carrier() -> str:
         return bed.guest.check("sleep 0.5; cat /sys/class/net/eth0/carrier")
 
-    bed.guest.qmp("set_link", name="n", up=False)
+    bed.guest.qmp("set_link", arguments={"name": "n", "up": False})
     assert carrier() == "0"
-    bed.guest.qmp("set_link", name="n", up=True)
+    bed.guest.qmp("set_link", arguments={"name": "n", "up": True})
     assert carrier() == "1"
     download(bed, host, MEGABYTE, 30)
