@@ -163,17 +163,17 @@ class Network:
         self.loop.call(lambda: self._add_netdev(type, found, {"id": id, **options}))
         return id
 
-    def add_nic(self, type: str, *, id: str, netdev: str | None = None, **options: Any) -> str:
-        """Add a card joined to ``netdev`` (or to nothing yet); return its id."""
+    def add_nic(
+        self, type: str, *, id: str | None = None, netdev: str | None = None, **options: Any
+    ) -> str:
+        """Add a card joined to ``netdev`` (or to nothing yet); return its id, given or found."""
         found = registry.load(registry.DEVICES, type)
         if found is None:
             raise ConfigError(f"'{type}' is not a valid device model name")
-        self.loop.call(
-            lambda: self._add_device(type, found, {"id": id, "netdev": netdev, **options})
-        )
-        return id
+        values = {"id": id, "netdev": netdev, **options}
+        return self.loop.call(lambda: self._add_device(type, found, values))
 
-    def add_netns(self, *, id: str, netdev: str | None = None, **options: Any) -> str:
+    def add_netns(self, *, id: str | None = None, netdev: str | None = None, **options: Any) -> str:
         """Add a network namespace as a guest (``vmwire.attach.netns``); return its id."""
         return self.add_nic("netns", id=id, netdev=netdev, **options)
 
@@ -281,17 +281,9 @@ class Network:
         self, type: str, values: dict[str, Any], attach: Values | None = None
     ) -> Member:
         try:
-            values = self._with_any_id(type, values)
             return self.devices[self.add_nic(type, **values, **(attach or {}))]
         except ConfigError as error:
             raise _named(error, f"-device {type}", values) from None
-
-    def _with_any_id(self, type: str, values: dict[str, Any]) -> dict[str, Any]:
-        """A device may do without an id; it gets one that nobody has."""
-        if values.get("id"):
-            return values
-        number = next(n for n in range(len(self.devices) + 1) if f"{type}.{n}" not in self.devices)
-        return values | {"id": f"{type}.{number}"}
 
     def _add_netdev(self, type: str, found: BoxType, values: Values) -> None:
         self._check_id(values["id"], self.netdevs, "netdev")
@@ -314,9 +306,12 @@ class Network:
         finally:
             self._forget_empty_hubs()
 
-    def _add_device(self, type: str, found: BoxType, values: Values) -> None:
-        self._check_id(values["id"], self.devices, "device")
-        options, netdev = registry.record(found, values), values["netdev"]
+    def _add_device(self, type: str, found: BoxType, values: Values) -> str:
+        if values["id"] is None:
+            values = {**values, "id": _free_name(f"{type}.", self.devices)}
+        id, netdev = values["id"], values["netdev"]
+        self._check_id(id, self.devices, "device")
+        options = registry.record(found, values)
         peer = None
         if netdev is not None:
             peer = self.netdevs.get(netdev)
@@ -327,7 +322,8 @@ class Network:
                     f"Property '{type}.netdev' can't take value '{netdev}', it's in use "
                     f"({self._how_to_share(peer)})"
                 )
-        self._add(self.devices, Member("device", options.id, type, found(options)), peer)
+        self._add(self.devices, Member("device", id, type, found(options)), peer)
+        return str(id)
 
     def _add(self, members: dict[str, Member], member: Member, peer: Member | None) -> None:
         """Open, join and list a new member; or close it again."""
@@ -458,8 +454,7 @@ class Network:
     ) -> str:
         member = self._member(id, kind)
         if name is None:
-            name = next(n for i in range(len(self.filters) + 1)
-                        if (n := f"{type}{i}") not in self.filters)  # fmt: skip
+            name = _free_name(type, self.filters)
         self._check_id(name, self.filters, "filter")
         box = make(name)
         near, far = _sides(member, box)
@@ -492,6 +487,11 @@ def _chain(a: Member, b: Member) -> list[str]:
     before = [each.id for each in a.filters]
     behind = [each.id for each in reversed(b.filters)]
     return [a.id, *before, *behind, b.id]
+
+
+def _free_name(start: str, taken: Mapping[str, object]) -> str:
+    """``start`` with the first number that makes it a name which nobody has."""
+    return next(name for n in range(len(taken) + 1) if (name := f"{start}{n}") not in taken)
 
 
 def _with_id(values: dict[str, Any]) -> dict[str, Any]:
