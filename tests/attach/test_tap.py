@@ -105,6 +105,7 @@ def test_a_turn_reads_no_more_than_its_budget(
     made: list[Tap], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tap, "TURN_BYTES", 100)
+    monkeypatch.setattr(tap, "FRAME_BYTES", 0)
     t = a_tap(made)
     for number in range(4):
         t.kernel.send(PLAIN + bytes([number]) * 60)
@@ -112,6 +113,26 @@ def test_a_turn_reads_no_more_than_its_budget(
     assert len(t.end.got) == 2
     t.turn()
     assert len(t.end.got) == 4
+
+
+def test_small_frames_use_up_the_budget_too(made: list[Tap]) -> None:
+    """A flood of them must not keep the loop from its timers for long."""
+    least = tap.TURN_BYTES // (tap.FRAME_BYTES + 1)
+    assert least <= 512
+    t = a_tap(made)
+    real, calls = t.box._file, []
+
+    class Endless:
+        def readinto(self, view: memoryview) -> int:
+            calls.append(1)
+            view[:11] = PLAIN + b"x"
+            return 11
+
+    t.box._file = Endless()  # type: ignore[assignment]
+    t.kernel.send(PLAIN)
+    t.turn()
+    assert least <= len(calls) <= least + 1
+    t.box._file = real
 
 
 def test_refused_frames_wait_and_the_tap_is_not_read(made: list[Tap]) -> None:

@@ -66,8 +66,10 @@ assert IFREQ.size == 40
 
 BATCH_FRAMES = 32
 """Frames read before they are offered; also the number of buffers."""
-TURN_BYTES = 1 << 20
-"""What is read at most before other descriptors get their turn."""
+TURN_BYTES = 2 << 20
+"""What is read at most before other descriptors get their turn (some 500 small frames)."""
+FRAME_BYTES = 4096
+"""What any frame costs of that, besides its bytes."""
 SLOT_BYTES = HEADER.size + MAX_FRAME
 
 
@@ -215,7 +217,7 @@ class TapPort:
         readinto, slots = self._file.readinto, self._slots
         unpack, send = Offload.unpack, self.port.send
         start = HEADER.size
-        budget = TURN_BYTES
+        budget, cost = TURN_BYTES, FRAME_BYTES
         while budget > 0:
             frames = []
             for slot in slots:
@@ -225,7 +227,7 @@ class TapPort:
                     break
                 length -= start
                 frames.append(Frame((slot.body[:length],), length, unpack(slot.header.tobytes())))
-                budget -= length
+                budget -= length + cost
                 if budget <= 0:
                     break
             if not frames:
