@@ -37,19 +37,24 @@ def ask(command: list[str], questions: tuple[str, ...] = QUESTIONS) -> Run:
     return Run(process.returncode, process.stderr, answers)
 
 
-# What `vectors=0` takes away, and features that the silent back end doesn't offer.
-_MAY_DIFFER = r"^ *(vectors =|bar 1:|notify_on_empty =|any_layout =|queue_reset =) .*\n"
+# Features that the silent back end doesn't offer, and what `vectors=0` takes away.
+_FEATURES = r"^ *(notify_on_empty|any_layout|queue_reset) = .*\n"
+_MSIX = r"^ *(vectors =|bar 1:|BAR1:) .*\n"
 
 
-def devices(run: Run) -> str:
+def devices(run: Run, with_msix: bool) -> str:
     """`info qtree`, without the numbers that QEMU makes up and what may differ."""
     tree = re.sub(r"#net\d+", "#net", run.answers["info qtree"])
-    return re.sub(_MAY_DIFFER, "", tree, flags=re.M)
+    return re.sub(_FEATURES if with_msix else f"{_FEATURES}|{_MSIX}", "", tree, flags=re.M)
 
 
-def slots(run: Run) -> str:
-    """`info pci`, without the MSI-X BAR."""
-    return re.sub(r"^ *BAR1: .*\n", "", run.answers["info pci"], flags=re.M)
+def slots(run: Run, with_msix: bool) -> str:
+    """`info pci`, without the MSI-X BAR where that may be gone."""
+    return (
+        run.answers["info pci"]
+        if with_msix
+        else re.sub(_MSIX, "", run.answers["info pci"], flags=re.M)
+    )
 
 
 def wires(run: Run) -> list[tuple[str, str]]:

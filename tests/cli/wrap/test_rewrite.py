@@ -40,13 +40,6 @@ def test_a_nic_stays_a_nic() -> None:
     )
 
 
-def test_nics_lose_msix_by_one_global() -> None:
-    line = "-m 1G -nic user,model=virtio -nic user,model=virtio"
-    words = rewritten(line, FakeHost(qemu_7_2()))
-    assert words.count("-global virtio-net-pci.vectors=0") == 1
-    assert words.index("-global") < words.index("-nic")
-
-
 def test_json_cards_get_their_vectors_in_json() -> None:
     line = """-m 1G -netdev user,id=u -device '{"driver":"virtio-net-pci","netdev":"u"}'"""
     assert '{"driver":"virtio-net-pci","netdev":"u","vectors":0}' in rewritten(

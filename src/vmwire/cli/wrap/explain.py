@@ -57,8 +57,7 @@ def changes(decided: Decision) -> Iterator[str]:
     yield "the guest's RAM is shared memory (KSM doesn't merge it)"
     if decided.sharing.edits:
         yield "memory options are changed in place for that"
-    front, edits = decided.vectors
-    if front or edits:
+    if decided.without_msix:
         yield (
             "the cards get vectors=0 (no MSI-X): this QEMU crashes without KVM when a guest uses "
             "MSI-X with vhost-user"

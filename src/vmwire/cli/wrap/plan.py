@@ -79,7 +79,7 @@ class Decision:
     verdicts: list[Verdict] = field(default_factory=list)
     reconnect: str = ""
     sharing: Sharing = field(default_factory=Sharing)
-    vectors: tuple[list[str], dict[int, list[str]]] = field(default_factory=lambda: ([], {}))
+    without_msix: dict[int, list[str]] = field(default_factory=dict)
     fault: str | None = None
 
     @property
@@ -142,7 +142,7 @@ def _ask_qemu(decided: Decision, found: Program, host: Host) -> None:
     if known.target not in decide.TARGETS:
         return decide.stay(verdicts, f"the target '{known.target}' is not served")
     if not known.msix_without_kvm and not _has_kernel_interrupts(decided.command[0], survey, host):
-        decided.vectors = rewrite.without_msix(survey, verdicts)
+        decided.without_msix = rewrite.without_msix(survey, verdicts)
     if not decided.taken:
         return None
     machine = text(survey.machine, "type") or known.default_machine
@@ -181,8 +181,7 @@ def compose(decided: Decision, socket_path: Callable[[str], str]) -> Composition
 
     survey = decided.survey
     assert survey is not None
-    front, edits = decided.vectors
-    edits = {**edits, **decided.sharing.edits}
+    edits = {**decided.without_msix, **decided.sharing.edits}
     config: dict[str, list[Any]] = {"netdevs": [], "devices": []}
     for verdict in decided.taken:
         path = socket_path(verdict.id)
@@ -191,5 +190,5 @@ def compose(decided: Decision, socket_path: Callable[[str], str]) -> Composition
         netdev, device = served.configuration(verdict, path)
         config["netdevs"].append(netdev)
         config["devices"].append(device)
-    words = rewrite.insert(survey.line, [*decided.sharing.words, *front], edits)
+    words = rewrite.insert(survey.line, decided.sharing.words, edits)
     return Composition([decided.command[0], *words], config)

@@ -6,8 +6,7 @@ They stand where the netdev stood and the card's own words stay, so order, slots
 before. A ``-nic`` stays a ``-nic``, which keeps the slot that QEMU gives it.
 
 One exception (see `probe`): where QEMU's MSI-X path is unsafe, ``vectors=0`` is added to the card.
-A ``-nic`` has no such option; it gets ``-global DRIVER.vectors=0``, if no card that stays with QEMU
-would be hit by that.
+The card of a ``-nic`` never has MSI-X (so on 7.2 and 11.1, whatever ``-global`` says).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from vmwire.cli.wrap import cards, values
 from vmwire.cli.wrap.cmdline import CommandLine
 from vmwire.cli.wrap.decide import Verdict, globals_of
-from vmwire.cli.wrap.survey import Survey
+from vmwire.cli.wrap.survey import Entry, Survey
 from vmwire.options.syntax import JsonOptions, escape
 
 RECONNECT = {"reconnect-ms": "reconnect-ms=100", "reconnect": "reconnect=1"}
@@ -61,68 +60,34 @@ def replacement(verdict: Verdict, socket: Socket, reconnect: str) -> list[str]:
 _NIC_KEPT = ("model", "mac")
 
 
-def _vectors_reason(survey: Survey, verdicts: list[Verdict], verdict: Verdict) -> str | None:
-    """Why ``vectors=0`` can't be had for a taken card; None if it can."""
-    unsafe = "this QEMU crashes with vhost-user and MSI-X without KVM, and"
-    if verdict.driver == cards.WITHOUT_MSIX:
-        return None
-    for driver, name, value in globals_of(survey):
-        if name == "vectors" and value != "0" and driver.startswith(cards.FAMILY):
-            return f"{unsafe} -global {driver}.vectors={value} asks for MSI-X"
-    if verdict.card is None:
-        if _others(survey, verdicts, verdict.driver):
-            return f"{unsafe} -nic has no vectors=0 (use -netdev and -device)"
-        return None
-    if cards.wants_vectors(verdict.card.values):
-        return f"{unsafe} its card asks for MSI-X with vectors="
-    if verdict.card.option.fixed:
-        return f"{unsafe} its card is set by the program itself"
-    return None
-
-
-def _reconsider(survey: Survey, verdicts: list[Verdict], verdict: Verdict) -> bool:
-    verdict.reason = _vectors_reason(survey, verdicts, verdict)
-    return not verdict.taken
-
-
-def _others(survey: Survey, verdicts: list[Verdict], driver: str) -> bool:
-    """Whether a card that stays with QEMU would hear a ``-global DRIVER.``."""
-    names = {driver, "virtio-net"} if driver == "virtio-net-pci" else {driver}
-    ours = {each.entry.index for each in verdicts if each.taken}
-    ours |= {each.card.index for each in verdicts if each.taken and each.card}
-    return any(
-        entry.type in names
-        if entry.option.name == "device"
-        else cards.NIC_MODELS.get(entry.get("model") or "") in names
-        for entry in survey.named("device", "nic", "net")
-        if entry.index not in ours
-    )
-
-
-def without_msix(survey: Survey, verdicts: list[Verdict]) -> tuple[list[str], dict[int, list[str]]]:
-    """Words in front and changed cards, so that no taken card has MSI-X.
-
-    Cards that must keep it stay with QEMU; each of them may be the one that a ``-global`` would
-    hit, so the others are looked at again.
-    """
-    while any(_reconsider(survey, verdicts, verdict) for verdict in verdicts if verdict.taken):
-        pass
-    front: list[str] = []
+def without_msix(survey: Survey, verdicts: list[Verdict]) -> dict[int, list[str]]:
+    """Changed cards, so that no taken card has MSI-X; those that must keep it stay with QEMU."""
     edits: dict[int, list[str]] = {}
     for verdict in verdicts:
-        if not verdict.taken or verdict.driver == cards.WITHOUT_MSIX:
+        if not verdict.taken or verdict.card is None or verdict.driver == cards.WITHOUT_MSIX:
             continue
-        if verdict.card is None:
-            words = ["-global", f"{verdict.driver}.vectors=0"]
-            front += words if words[1] not in front else []
-        elif values.text(verdict.card.values, "vectors") is None:
+        verdict.reason = _vectors_reason(survey, verdict.card)
+        if verdict.taken and values.text(verdict.card.values, "vectors") is None:
             options = verdict.card.option.options()
             if isinstance(options, JsonOptions):
                 options.add("vectors", 0)
             else:
                 options.add("vectors", "0")
             edits[verdict.card.index] = [verdict.card.option.words[0], str(options)]
-    return front, edits
+    return edits
+
+
+def _vectors_reason(survey: Survey, card: Entry) -> str | None:
+    """Why ``vectors=0`` can't be had for a card; None if it can."""
+    unsafe = "this QEMU crashes with vhost-user and MSI-X without KVM, and"
+    for driver, name, value in globals_of(survey):
+        if name == "vectors" and value != "0" and driver.startswith(cards.FAMILY):
+            return f"{unsafe} -global {driver}.vectors={value} asks for MSI-X"
+    if cards.wants_vectors(card.values):
+        return f"{unsafe} its card asks for MSI-X with vectors="
+    if card.option.fixed:
+        return f"{unsafe} its card is set by the program itself"
+    return None
 
 
 def insert(line: CommandLine, words: list[str], edits: dict[int, list[str]]) -> list[str]:
