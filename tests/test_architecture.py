@@ -23,6 +23,7 @@ LEVELS: list[set[str]] = [
     {"cli"},
     {"daemon", "monitor"},
     {"network"},
+    {"graph"},
     {"registry", "catalogue"},
     {"attach"},
     {"nic", "netdev", "bench"},

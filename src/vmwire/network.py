@@ -27,60 +27,27 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from vmwire import registry
 from vmwire.engine.host import FdStore, Host, NoStore
 from vmwire.engine.loop import Loop
 from vmwire.errors import ConfigError
+from vmwire.graph import Filter, Kind, Member, chain, sides
 from vmwire.netdev.hubport import HubportNetdev, HubportOptions
 from vmwire.options.values import is_id
-from vmwire.registry import Box, BoxType
+from vmwire.registry import BoxType
 from vmwire.wire.capture import DEFAULT_SNAP_LENGTH, Capture
 from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
 from vmwire.wire.hook import Hook, HookFunction
 from vmwire.wire.hub import Hub
-from vmwire.wire.port import Port
 from vmwire.wire.through import Through
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Kind = Literal["netdev", "device", "filter"]
 Values = Mapping[str, Any]
-
-
-@dataclass(slots=True, eq=False)
-class Filter:
-    """A box in the line before a member."""
-
-    id: str
-    type: str
-    box: Through
-    member: Member
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """A netdev or a device, with the filters before it, nearest first."""
-
-    kind: Kind
-    id: str
-    type: str
-    box: Box
-    filters: list[Filter] = field(default_factory=list)
-
-    @property
-    def outward(self) -> Port:
-        """The port that a wire is joined to: the last filter's, or the member's own."""
-        return _sides(self, self.filters[-1].box)[1] if self.filters else self.box.port
-
-
-def _sides(member: Member, box: Through) -> tuple[Port, Port]:
-    """The box's ports toward the member and away from it. ``left`` is toward the guest."""
-    return (box.left, box.right) if member.kind == "device" else (box.right, box.left)
 
 
 class Network:
@@ -194,7 +161,7 @@ class Network:
     @property
     def links(self) -> list[list[str]]:
         """The wires as chains of ids, each from one end through the filters to the other."""
-        return self.loop.call(lambda: [_chain(*wire) for wire in self._wires])
+        return self.loop.call(lambda: [chain(*wire) for wire in self._wires])
 
     def connect(self, a: str, b: str) -> None:
         """Join two members that are free: a device and a netdev, or two of a kind."""
@@ -457,7 +424,7 @@ class Network:
             name = _free_name(type, self.filters)
         self._check_id(name, self.filters, "filter")
         box = make(name)
-        near, far = _sides(member, box)
+        near, far = sides(member, box)
         member.outward.insert(near, far)
         added = Filter(name, type, box, member)
         member.filters.append(added)
@@ -479,14 +446,8 @@ class Network:
                 for id, f in self.filters.items()
             },
             "hubs": {hub.name: hub.stats() for hub in self.hubs.values()},
-            "links": [_chain(*wire) for wire in self._wires],
+            "links": [chain(*wire) for wire in self._wires],
         }
-
-
-def _chain(a: Member, b: Member) -> list[str]:
-    before = [each.id for each in a.filters]
-    behind = [each.id for each in reversed(b.filters)]
-    return [a.id, *before, *behind, b.id]
 
 
 def _free_name(start: str, taken: Mapping[str, object]) -> str:

@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""The graph's parts as data: members, and the filters that stand before them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vmwire.registry import Box
+from vmwire.wire.port import Port
+from vmwire.wire.through import Through
+
+Kind = Literal["netdev", "device", "filter"]
+
+
+@dataclass(slots=True, eq=False)
+class Filter:
+    """A box in the line before a member."""
+
+    id: str
+    type: str
+    box: Through
+    member: Member
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A netdev or a device, with the filters before it, nearest first."""
+
+    kind: Kind
+    id: str
+    type: str
+    box: Box
+    filters: list[Filter] = field(default_factory=list)
+
+    @property
+    def outward(self) -> Port:
+        """The port that a wire is joined to: the last filter's, or the member's own."""
+        return sides(self, self.filters[-1].box)[1] if self.filters else self.box.port
+
+
+def sides(member: Member, box: Through) -> tuple[Port, Port]:
+    """The box's ports toward the member and away from it. ``left`` is toward the guest."""
+    return (box.left, box.right) if member.kind == "device" else (box.right, box.left)
+
+
+def chain(a: Member, b: Member) -> list[str]:
+    """The ids along a wire, from one end through the filters to the other."""
+    before = [each.id for each in a.filters]
+    behind = [each.id for each in reversed(b.filters)]
+    return [a.id, *before, *behind, b.id]
