@@ -9,6 +9,8 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.netdev.user import harness
 from tests.netdev.user.harness import (
     CHECKSUM_LEFT,
@@ -874,6 +876,25 @@ def test_closing_leaves_no_descriptor_watched(
     assert flow.sock.fileno() == -1
     assert listener.fileno() >= 0
     assert table.stats()["flows"] == table.stats()["peers"] == table.stats()["forwards"] == 0
+
+
+@given(st.binary(min_size=8, max_size=200), st.integers(0, 0x1FF), st.sampled_from((34, 54, 74)))
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_datagram_makes_an_exception(
+    make: Make, packet: bytes, noise: int, transport: int
+) -> None:
+    _, table = make()
+    table._sender._try = lambda *_: noise & 0x7F  # type: ignore[method-assign]
+    head = GATEWAY_MAC + GUEST_MAC + b"\x08\0" + b"\x45" + bytes(11) + GUEST + GATEWAY
+    data = head.ljust(transport, b"\0") + packet
+    offload = (Offload(), CHECKSUM_LEFT, harness.GSO, Offload(F_DATA_VALID))[noise >> 7]
+    frame = Frame.of(data, offload)
+    if not table.receive_known(frame, data[:138]):
+        table.receive(frame, data[:138], transport, len(data))
+    table.end_burst()
+    table.close()
 
 
 def test_stats_are_plain_data(make: Make, server: socket.socket) -> None:
