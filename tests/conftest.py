@@ -23,6 +23,11 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no failure, and a run that can't be repeated is no help.
+settings.register_profile("vmwire", deadline=None, derandomize=True)
+settings.load_profile("vmwire")
 
 ASKED_BY = {"guest": "--guests", "peer": "--peers", "long": "--long"}
 LEFT_OUT = "left out: ask with "
