@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.instance import eventually, is_alive, users_of
-from vmwire.daemon import control
+from tests.daemon.instance import eventually, is_alive, stats_of, users_of
 
 CARD = ("-netdev", "hubport,id=u,hubid=0", "-device", "virtio-net-pci,netdev=u,id=n0")
 COMMAND = (sys.executable, "-m", "vmwire")
@@ -96,7 +95,7 @@ def test_signal_that_was_ignored_at_start_stays_ignored(runtime: str, start: Sta
     """As under nohup."""
     served = start(*CARD, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     served.send_signal(signal.SIGHUP)
-    assert control.ask(os.path.join(folder(runtime, served), "control.sock"), "stats")["pid"]
+    assert stats_of(folder(runtime, served))["pid"]
     assert served.poll() is None
 
 
@@ -111,8 +110,8 @@ def test_killed_worker_is_replaced_and_the_socket_stays(runtime: str, start: Sta
     served = start(*CARD)
     path = folder(runtime, served)
     inode = os.stat(os.path.join(path, "n0.sock")).st_ino
-    os.kill(control.ask(os.path.join(path, "control.sock"), "stats")["pid"], signal.SIGKILL)
-    assert control.ask(os.path.join(path, "control.sock"), "stats")["restarts"] == 1
+    os.kill(stats_of(path)["pid"], signal.SIGKILL)
+    stats_of(path, restarts=1)
     assert os.stat(os.path.join(path, "n0.sock")).st_ino == inode
 
 
@@ -152,9 +151,8 @@ def test_capture_goes_on_in_a_second_file_after_a_restart(runtime: str, start: S
     served = start(*CARD, "--capture", f"n0={path}")
     assert os.stat(path).st_size == 24
     inode = os.stat(path).st_ino
-    control_path = os.path.join(folder(runtime, served), "control.sock")
-    os.kill(control.ask(control_path, "stats")["pid"], signal.SIGKILL)
-    assert control.ask(control_path, "stats")["restarts"] == 1
+    os.kill(stats_of(folder(runtime, served))["pid"], signal.SIGKILL)
+    stats_of(folder(runtime, served), restarts=1)
     assert os.path.exists(os.path.join(runtime, "wire.restart1.pcap"))
     assert (os.stat(path).st_ino, os.stat(path).st_size) == (inode, 24)
 

@@ -63,6 +63,20 @@ def users_of(path: str) -> dict[int, str]:
     return found
 
 
+def stats_of(run_dir: str, restarts: int = 0) -> dict[str, Any]:
+    """What the worker says, from the one after ``restarts`` others on; it may be dying just now."""
+
+    def ask() -> dict[str, Any] | None:
+        try:
+            stats = control.ask(os.path.join(run_dir, rundir.CONTROL), "stats")
+        except ConnectionError:
+            return None
+        return stats if stats["restarts"] >= restarts else None
+
+    stats: dict[str, Any] = eventually(ask)
+    return stats
+
+
 class Instance:
     """A launcher that started a network and became ``command``. Ends everything when left."""
 
@@ -102,7 +116,7 @@ class Instance:
         return next(pid for pid, comm in self.processes().items() if comm == f"vmwire-{name}")
 
     def stats(self) -> dict[str, Any]:
-        return control.ask(os.path.join(self.path, rundir.CONTROL), "stats")
+        return stats_of(self.path)
 
     def log(self) -> str:
         with open(os.path.join(self.path, rundir.LOG), encoding="utf-8") as file:

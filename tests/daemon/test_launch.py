@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.instance import NULL_CONFIG, Instance, eventually, users_of
-from vmwire.daemon import control, keeper, launch
+from tests.daemon.instance import NULL_CONFIG, Instance, eventually, stats_of, users_of
+from vmwire.daemon import keeper, launch
 from vmwire.daemon.channel import Channel
 from vmwire.daemon.job import Handles, Job
 from vmwire.daemon.store import KeptFds
@@ -192,8 +192,7 @@ def test_engine_that_fails_takes_its_worker_along_and_another_one_starts(
     monkeypatch.setattr(keeper, "_import_worker", main)
     run_dir = launch.prepare_run_dir()
     lifelines.append(launch.start_detached({}, run_dir=run_dir))
-    path = run_dir.file("control.sock")
-    eventually(lambda: control.ask(path, "stats")["restarts"] == 1)
+    stats_of(run_dir.path, restarts=1)
     with open(run_dir.file("vmwire.log"), encoding="utf-8") as file:
         log = file.read()
     assert "ZeroDivisionError" in log

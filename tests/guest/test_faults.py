@@ -13,10 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.daemon.conftest import runtime
-from tests.daemon.instance import eventually, is_alive, users_of
+from tests.daemon.instance import eventually, is_alive, stats_of, users_of
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer, free_port
-from vmwire.daemon import control
 
 __all__ = ["runtime"]
 
@@ -51,7 +50,7 @@ class Running:
         return next(pid for pid, comm in self.processes().items() if comm == f"vmwire-{name}")
 
     def restarts(self) -> int:
-        return int(control.ask(os.path.join(self.folder, "control.sock"), "stats")["restarts"])
+        return int(stats_of(self.folder)["restarts"])
 
     def echoes(self, timeout_s: float = 0.3) -> bool:
         """Whether a new connection reaches the guest and its answer comes back."""
