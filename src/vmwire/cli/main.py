@@ -29,7 +29,7 @@ MODES = ("shell", "demo", "list")
 USAGE_STATUS = 2
 
 # vmwire's own options in front of a program. The last two are shared with serve mode.
-_FLAGS = {"--explain": "explain"}
+_FLAGS = {"--explain": "explain", "--resume": "resume"}
 _VALUES = {
     "--keep": "keep",
     "--log": "log_file",
@@ -47,6 +47,7 @@ usage: vmwire [OPTION...] PROGRAM [ARGUMENT...]   QEMU, or a script that starts 
 In front of a QEMU command, vmwire serves the command's user-mode networks:
   --explain         say what is taken, what stays with QEMU and why, and the exact command
   --keep ID         leave the netdev ID to QEMU (may be given several times)
+  --resume          the state of -loadvm or -incoming was saved with vmwire's network
   --log FILE        write the log there (default: in the private run directory)
   --log-level LEVEL error, warning, info (default) or debug
   --socket-dir DIR  put the sockets there (default: in the private run directory)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 
+from vmwire.cli.wrap.decide import Wishes
 from vmwire.cli.wrap.plan import Composition, Decision, Host, compose, decision
 from vmwire.cli.wrap.probe import Abilities
 from vmwire.cli.wrap.program import Program
@@ -83,8 +84,11 @@ class FakeHost(Host):
         return self.config
 
 
-def decide(line: str, host: Host | None = None, keep: tuple[str, ...] = ()) -> Decision:
-    return decision(["qemu-system-x86_64", *shlex.split(line)], keep, host or FakeHost())
+def decide(
+    line: str, host: Host | None = None, keep: tuple[str, ...] = (), resume: bool = False
+) -> Decision:
+    wishes = Wishes(keep, resume)
+    return decision(["qemu-system-x86_64", *shlex.split(line)], wishes, host or FakeHost())
 
 
 def reasons(line: str, host: Host | None = None, keep: tuple[str, ...] = ()) -> list[str | None]:

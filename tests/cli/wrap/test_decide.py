@@ -137,6 +137,12 @@ def test_keep_leaves_a_netdev_to_qemu() -> None:
     assert reasons(line, keep=("v",)) == [None, "--keep"]
 
 
+@pytest.mark.parametrize("option", ["-loadvm x", "-incoming defer", "-incoming tcp:0:4444"])
+def test_a_state_saved_with_vmwires_network_is_loaded_with_it(option: str) -> None:
+    assert decide(f"{option} {PLAIN}", resume=True).taken
+    assert "--resume" in str(decide(f"{option} {PLAIN}").verdicts[0].reason)
+
+
 def test_a_nic_without_id_can_be_kept_by_the_id_that_it_gets() -> None:
     line = "-nic user,model=virtio -nic user,model=virtio"
     assert reasons(line, keep=("vmwire-nic1",)) == [None, "--keep"]

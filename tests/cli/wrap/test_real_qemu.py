@@ -11,6 +11,7 @@ import pytest
 from tests.cli.wrap import real_qemu
 from tests.cli.wrap.silent_backend import SilentBackends
 from tests.guest import provision
+from vmwire.cli.wrap.decide import Wishes
 from vmwire.cli.wrap.plan import Host, compose, decision
 
 pytestmark = pytest.mark.peer
@@ -106,7 +107,7 @@ def qemu(request: pytest.FixtureRequest) -> str:
 def _compare(qemu: str, line: str, tmp_path: Path) -> tuple[list[str], list[str]]:
     """Run both commands; the composed one's ids of taken netdevs, and of those that stay."""
     typed = [qemu, *(word.format(folder=tmp_path) for word in line.split())]
-    decided = decision(typed, [], Host())
+    decided = decision(typed, Wishes(), Host())
     composed = compose(decided, lambda name: str(tmp_path / f"{name}.sock"))
     sockets = [Path(device[2]["socket"]) for device in composed.config["devices"]]
     before = real_qemu.ask(typed)

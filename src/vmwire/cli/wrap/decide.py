@@ -37,6 +37,16 @@ NIC_KEYS = ("model", "mac")
 Served = Callable[[Entry], str | None]
 
 
+@dataclass(slots=True, frozen=True)
+class Wishes:
+    """What the user says to vmwire about the command."""
+
+    keep: Collection[str] = ()
+    """Ids of netdevs that are left to QEMU."""
+    resume: bool = False
+    """The state that ``-loadvm`` or ``-incoming`` loads was saved with vmwire's network."""
+
+
 @dataclass(slots=True)
 class Verdict:
     """One ``-netdev user`` or ``-nic user``. Taken, unless there is a reason."""
@@ -74,11 +84,11 @@ def candidates(survey: Survey) -> list[Verdict]:
     return found
 
 
-def judge(survey: Survey, verdicts: list[Verdict], keep: Collection[str], served: Served) -> None:
+def judge(survey: Survey, verdicts: list[Verdict], wishes: Wishes, served: Served) -> None:
     """Questions 1 and 2: give a reason to each verdict that has one."""
-    whole = next(_reasons_of_the_line(survey), None)
+    whole = next(_reasons_of_the_line(survey, wishes), None)
     for verdict in verdicts:
-        verdict.reason = whole or next(_reasons_of_one(survey, verdict, keep, served), None)
+        verdict.reason = whole or next(_reasons_of_one(survey, verdict, wishes, served), None)
 
 
 def stay(verdicts: list[Verdict], reason: str) -> None:
@@ -90,13 +100,13 @@ def stay(verdicts: list[Verdict], reason: str) -> None:
 # --- 1: the whole line ------------------------------------------------------------------------
 
 
-def _reasons_of_the_line(survey: Survey) -> Iterator[str]:
+def _reasons_of_the_line(survey: Survey, wishes: Wishes) -> Iterator[str]:
     line = survey.line
     if line.fault:
         yield line.fault
     if line.has(*QUESTIONS) or survey.asks_help:
         yield "QEMU is only asked for help"
-    for name, why in _FORBIDDING.items():
+    for name, why in {**_FORBIDDING, **({} if wishes.resume else _STATES)}.items():
         if line.has(name):
             yield f"-{name} is given: {why}"
     machine = text(survey.machine, "type")
@@ -116,8 +126,6 @@ def _reasons_of_the_line(survey: Survey) -> Iterator[str]:
 
 
 _FORBIDDING = {
-    "incoming": "a migration's cards must be as they were at its source",
-    "loadvm": "a snapshot's cards must be as they were when it was saved",
     "readconfig": "what it holds is not on the command line",
     "only-migratable": "a network outside QEMU does not migrate with it",
     "preconfig": "the machine is described later, over QMP",
@@ -126,13 +134,20 @@ _FORBIDDING = {
     "xen-domid": "a Xen machine is not served",
 }
 
+# A virtio-net card's state says which features its back end has, so it loads only where they are
+# the same.
+_STATES = {
+    "incoming": "its state may come from QEMU's network (--resume, if it comes from vmwire's)",
+    "loadvm": "its state may be that of QEMU's network (--resume, if it is that of vmwire's)",
+}
+
 # --- 2: each netdev ---------------------------------------------------------------------------
 
 
 def _reasons_of_one(
-    survey: Survey, verdict: Verdict, keep: Collection[str], served: Served
+    survey: Survey, verdict: Verdict, wishes: Wishes, served: Served
 ) -> Iterator[str]:
-    if verdict.id in keep:
+    if verdict.id in wishes.keep:
         yield "--keep"
     if verdict.entry.option.fixed:
         yield "the program itself sets it"

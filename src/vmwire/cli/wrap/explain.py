@@ -69,8 +69,8 @@ def losses(decided: Decision) -> Iterator[str]:
     survey = decided.survey
     assert survey is not None
     yield (
-        "savevm and migration: a state saved with vmwire's network can't be loaded where the "
-        "network is QEMU's, and with -loadvm or -incoming vmwire leaves the network to QEMU"
+        "savevm and migration work, but a state saved with vmwire's network loads only where the "
+        "network is vmwire's again: with -loadvm or -incoming, say so by vmwire --resume"
     )
     yield "QEMU's monitor: info usernet, hostfwd_add and hostfwd_remove don't reach these netdevs"
     yield "IPv6: guests get none from these netdevs yet"

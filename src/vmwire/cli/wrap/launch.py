@@ -18,6 +18,7 @@ import sys
 from dataclasses import dataclass, field
 
 from vmwire.cli.wrap import confined
+from vmwire.cli.wrap.decide import Wishes
 from vmwire.cli.wrap.execute import execute
 from vmwire.cli.wrap.explain import explanation, summary
 from vmwire.cli.wrap.plan import Composition, Decision, Host, compose, decision
@@ -33,6 +34,7 @@ class Settings:
 
     explain: bool = False
     keep: list[str] = field(default_factory=list)
+    resume: bool = False
     log_file: str | None = None
     log_level: str = "info"
     socket_dir: str | None = None
@@ -43,7 +45,7 @@ def main(settings: Settings, command: list[str]) -> int:
     if os.environ.get("VMWIRE") == "off":
         decided = Decision(command, None, fault="VMWIRE=off")
     else:
-        decided = decision(command, settings.keep, Host())
+        decided = decision(command, Wishes(settings.keep, settings.resume), Host())
         _check_keep(settings, decided)
     if settings.explain:
         return _explain(decided, settings)

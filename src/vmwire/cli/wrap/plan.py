@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import re
 import resource
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vmwire.cli.wrap import cmdline, decide, memory, probe, program, rewrite
 from vmwire.cli.wrap.cmdline import CommandLine
-from vmwire.cli.wrap.decide import Verdict
+from vmwire.cli.wrap.decide import Verdict, Wishes
 from vmwire.cli.wrap.memory import CantShareError, RamFacts, Sharing
 from vmwire.cli.wrap.probe import Abilities, ProbeError
 from vmwire.cli.wrap.program import Program
@@ -95,10 +95,10 @@ class Composition:
     config: dict[str, Any]
 
 
-def decision(command: Sequence[str], keep: Collection[str], host: Host) -> Decision:
+def decision(command: Sequence[str], wishes: Wishes, host: Host) -> Decision:
     """Decide what of ``command`` (program and words) is taken."""
     line = cmdline.parse(command[1:])
-    decided = _judged(command, line, keep, host)
+    decided = _judged(command, line, wishes, host)
     if not decided.taken:
         return decided
     try:
@@ -106,7 +106,7 @@ def decision(command: Sequence[str], keep: Collection[str], host: Host) -> Decis
         if found.fixed:
             before = cmdline.parse(found.fixed, fixed=True)
             line = CommandLine([*before.options, *line.options], before.fault or line.fault)
-            decided = _judged(command, line, keep, host)
+            decided = _judged(command, line, wishes, host)
         if decided.taken:
             _ask_qemu(decided, found, host)
     except program.UnknownProgramError as error:
@@ -118,15 +118,13 @@ def decision(command: Sequence[str], keep: Collection[str], host: Host) -> Decis
     return decided
 
 
-def _judged(
-    command: Sequence[str], line: CommandLine, keep: Collection[str], host: Host
-) -> Decision:
+def _judged(command: Sequence[str], line: CommandLine, wishes: Wishes, host: Host) -> Decision:
     try:
         survey = Survey(line)
     except ConfigError as error:
         return Decision(list(command), None, fault=str(error))
     decided = Decision(list(command), survey, decide.candidates(survey))
-    decide.judge(survey, decided.verdicts, keep, host.unserved)
+    decide.judge(survey, decided.verdicts, wishes, host.unserved)
     if decided.taken and not line.has("no-user-config") and _SECTION.search(host.user_config()):
         decide.stay(decided.verdicts, "QEMU's own configuration file describes the machine")
     return decided
