@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""iperf3 in an unmodified Linux guest (TCG, virtio-net), both ways: vmwire, QEMU's user network and
+passt, all with the same QEMU 11.1. Each measurement boots a fresh guest.
+
+    .venv/bin/python -m benchmarks.vm_iperf [--rounds 5] [--seconds 4] [--only vmwire,qemu-user]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.guest import provision
+from tests.guest.machine import Machine
+from tests.guest.peer import free_port
+
+from benchmarks import pairs
+
+ROOT = Path(__file__).parent.parent
+CARD = ["-device", "virtio-net-pci,netdev=n"]
+USER = ["-netdev", "user,id=n", *CARD]
+GATEWAY = "10.0.2.2"
+MEMORY = ("-m", "512")
+SHARED = (
+    *("-object", "memory-backend-memfd,id=mem,size=512M,share=on"),
+    *("-machine", "memory-backend=mem"),
+)
+
+
+@contextlib.contextmanager
+def iperf_server() -> Iterator[int]:
+    port = free_port()
+    command = ["iperf3", "-s", "-B", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(0.3)
+        yield port
+    finally:
+        server.kill()
+        server.wait(10)
+
+
+def megabits(guest: Machine, port: int, seconds: float, *words: str) -> float:
+    command = f"iperf3 -c {GATEWAY} -p {port} -t {seconds:g} -i 0 -J {' '.join(words)}"
+    result = json.loads(guest.check(command, seconds + 30))
+    return float(result["end"]["sum_received"]["bits_per_second"]) / 1e6
+
+
+def in_guest(guest: Machine, port: int, seconds: float) -> pairs.Figures:
+    guest.lease()
+    return {
+        "up Mbit/s": megabits(guest, port, seconds),
+        "down Mbit/s": megabits(guest, port, seconds, "-R"),
+    }
+
+
+@contextlib.contextmanager
+def passt(*options: str) -> Iterator[str]:
+    """passt with QEMU's addresses; the path of its socket."""
+    folder = tempfile.mkdtemp(prefix="vmwire-passt-")
+    Path(folder).chmod(0o777)  # as root it becomes nobody
+    path = f"{folder}/passt.sock"
+    command = [provision.passt_program("passt"), "--foreground", "--quiet", "--ipv4-only"]
+    command += ["--socket", path, "--address", "10.0.2.15", "--netmask", "24"]
+    command += ["--gateway", GATEWAY, "--map-host-loopback", GATEWAY, *options]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            if Path(path).exists():
+                break
+            time.sleep(0.05)
+        yield path
+    finally:
+        process.kill()
+        process.wait(10)
+        shutil.rmtree(folder)
+
+
+def contestants(qemu: str, port: int, seconds: float) -> dict[str, pairs.Measure]:
+    def boot(network: list[str], *, prefix: bool = False, shared: bool = False) -> pairs.Figures:
+        words = [str(ROOT / "vmwire")] if prefix else []
+        memory = (*MEMORY, *(SHARED if shared else ()))
+        with Machine(qemu, network, prefix=words, memory=memory) as guest:
+            kind = guest.qmp.hmp("info network")
+            assert not prefix or "vhost-user" in kind, f"the prefix left the card to QEMU: {kind}"
+            return in_guest(guest, port, seconds)
+
+    def passt_stream() -> pairs.Figures:
+        with passt() as path:
+            stream = f"stream,id=n,server=off,addr.type=unix,addr.path={path}"
+            return boot(["-netdev", stream, *CARD])
+
+    def passt_vhost_user() -> pairs.Figures:
+        with passt("--vhost-user") as path:
+            netdev = ["-netdev", "vhost-user,id=n,chardev=c", *CARD]
+            return boot(["-chardev", f"socket,id=c,path={path}", *netdev], shared=True)
+
+    measures: dict[str, Callable[[], pairs.Figures]] = {
+        "vmwire": lambda: boot(USER, prefix=True),
+        "qemu-user": lambda: boot(USER),
+        "passt-stream": passt_stream,
+        "passt-vhost-user": passt_vhost_user,
+    }
+    return measures
+
+
+def main() -> None:
+    options = pairs.arguments(str(__doc__).split("\n\n")[0], seconds=4).parse_args()
+    qemu = provision.qemu_newest()
+    with iperf_server() as port:
+        measures = pairs.chosen(contestants(qemu, port, options.seconds), options.only)
+        title = "iperf3 in a Linux 6.1 guest under TCG, QEMU 11.1, virtio-net"
+        comparison = pairs.compare(title, measures, options.rounds)
+    pairs.finish(comparison, options.output)
+
+
+if __name__ == "__main__":
+    main()
