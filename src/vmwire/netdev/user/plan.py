@@ -65,6 +65,13 @@ class Plan:
         """Whether ``address`` is one that the network itself answers for."""
         return address in (self.gateway, self.dns)
 
+    def may_send(self, address: bytes) -> bool:
+        """Whether a guest (or one that it routes for) can have ``address``."""
+        first = address[0]
+        if first == 0 or first == 127 or first >= 224 or self.own(address):
+            return False
+        return address not in (self.network, self.broadcast)
+
     def outside(self, address: bytes) -> bytes | None:
         """Where on the host's side ``address`` (as the guest says it) is; None: nowhere.
 
@@ -79,5 +86,9 @@ class Plan:
         return address
 
     def seen_as(self, address: bytes) -> bytes:
-        """How a host-side address looks to the guest; the inverse of ``outside``."""
-        return self.gateway if address[0] == 127 else address
+        """How a host-side address looks to the guest; the inverse of ``outside``.
+
+        A host may have an address in the guest's network (a VM in a VM, as a rule): the guest would
+        look for it on its own wire, or take it for itself.
+        """
+        return self.gateway if address[0] == 127 or self.inside(address) else address

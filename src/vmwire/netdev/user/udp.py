@@ -354,7 +354,7 @@ class UdpTable:
         endpoint.used = self.now()
         frames: list[Frame] = []
         for run in self._read(endpoint):
-            source = self._seen_as(run.peer)
+            source = self._plan.seen_as(run.peer)
             if endpoint.listening:
                 self._note_client(endpoint, run, source)
             ethernet = mac + self._plan.mac(source)
@@ -364,11 +364,6 @@ class UdpTable:
             taken = self._port.send(frames)
             if taken < len(frames):
                 self._held = [frame.copy() for frame in frames[taken:]]
-
-    def _seen_as(self, peer: bytes) -> bytes:
-        """How a peer looks to guests; one whose address is the network's own range is the host."""
-        seen = self._plan.seen_as(peer)
-        return self._plan.gateway if self._plan.inside(seen) else seen
 
     def _silence(self, endpoint: Endpoint) -> None:
         """The guest has no room: what comes for it stays in the host's socket."""
@@ -408,7 +403,7 @@ class UdpTable:
     def _path_of(self, endpoint: Endpoint, error: HostError) -> Path | None:
         """Find what an error is about."""
         ports = endpoint.key[4:] + error.port.to_bytes(2, "big")
-        return endpoint.paths.get(endpoint.guest + self._seen_as(error.destination) + ports)
+        return endpoint.paths.get(endpoint.guest + self._plan.seen_as(error.destination) + ports)
 
     # Ending
 
