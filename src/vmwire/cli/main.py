@@ -29,8 +29,10 @@ MODES = ("shell", "demo", "list")
 USAGE_STATUS = 2
 
 # vmwire's own options in front of a program. The last two are shared with serve mode.
+_REPEATED = ("--capture", "--keep")
 _FLAGS = {"--explain": "explain", "--resume": "resume"}
 _VALUES = {
+    "--capture": "capture",
     "--keep": "keep",
     "--log": "log_file",
     "--log-level": "log_level",
@@ -48,6 +50,7 @@ In front of a QEMU command, vmwire serves the command's user-mode networks:
   --explain         say what is taken, what stays with QEMU and why, and the exact command
   --keep ID         leave the netdev ID to QEMU (may be given several times)
   --resume          the state of -loadvm or -incoming was saved with vmwire's network
+  --capture ID=FILE record what passes at the netdev ID, as pcap (may be given several times)
   --log FILE        write the log there (default: in the private run directory)
   --log-level LEVEL error, warning, info (default) or debug
   --socket-dir DIR  put the sockets there (default: in the private run directory)
@@ -56,7 +59,7 @@ vmwire-qemu-system-x86_64 it stands in for that program; VMWIRE_QEMU may name th
 
 Without a program, vmwire runs a network alone and prints how VMs join it:
   -netdev help, -device help, -device TYPE,help    what there is
-  --pidfile FILE    write the pid there; and --log, --log-level, --socket-dir as above
+  --pidfile FILE    write the pid there; and --capture, --log, --log-level, --socket-dir as above
 
   -h, --help        this text
   --version         the version
@@ -131,7 +134,6 @@ def _mode(name: str, arguments: list[str]) -> int:
 def _own_options(words: list[str]) -> tuple[dict[str, Any], int]:
     """vmwire's options at the start of ``words``, and how many words they are."""
     settings: dict[str, Any] = {}
-    keep: list[str] = []
     at = 0
     while at < len(words):
         option, equals, value = words[at].partition("=")
@@ -147,14 +149,13 @@ def _own_options(words: list[str]) -> tuple[dict[str, Any], int]:
                 raise UsageError(f"{option} wants a value")
             value = words[at]
         at += 1
-        if option == "--keep":
-            keep.append(value)
-        settings[_VALUES[option]] = keep if option == "--keep" else value
+        name = _VALUES[option]
+        settings[name] = [*settings.get(name, []), value] if option in _REPEATED else value
     return settings, at
 
 
 def _prefix(settings: dict[str, Any], command: list[str]) -> int:
-    if "explain" not in settings and _steps_aside(command):
+    if settings.keys().isdisjoint(("capture", "explain")) and _steps_aside(command):
         from vmwire.cli.wrap.execute import execute
 
         execute(command)

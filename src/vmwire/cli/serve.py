@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vmwire import catalogue
-from vmwire.cli import recipes
+from vmwire.cli import capture_option, recipes
 from vmwire.cli.recipes import Card
 from vmwire.daemon import keeper, launch, logfile
 from vmwire.daemon.channel import Channel, Message
@@ -123,15 +123,8 @@ def plan(arguments: Arguments, run_dir: RunDir) -> tuple[dict[str, Any], list[Ca
         card = replace(asked, id=id, mac=mac, socket=path)
         devices.append([text, table_of(type(card)).to_text(card)])
         cards.append(Card(id, path, asked.netdev or "", replace(card, id=asked.id, netdev=id)))
-    captures = [_capture(text) for text in arguments.capture]
+    captures = [capture_option.read(text) for text in arguments.capture]
     return {"netdevs": netdevs, "devices": devices, "captures": captures}, cards
-
-
-def _capture(text: str) -> list[str]:
-    id, equals, path = text.partition("=")
-    if not equals or not id or not path:
-        raise ConfigError("expects ID=FILE, with the id of a netdev or a card", f"--capture {text}")
-    return [id, os.path.abspath(path)]
 
 
 def serve(arguments: Arguments) -> int:

@@ -17,6 +17,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 
+from vmwire.cli import capture_option
 from vmwire.cli.wrap import confined
 from vmwire.cli.wrap.decide import Wishes
 from vmwire.cli.wrap.execute import execute
@@ -35,6 +36,7 @@ class Settings:
     explain: bool = False
     keep: list[str] = field(default_factory=list)
     resume: bool = False
+    capture: list[str] = field(default_factory=list)
     log_file: str | None = None
     log_level: str = "info"
     socket_dir: str | None = None
@@ -47,10 +49,12 @@ def main(settings: Settings, command: list[str]) -> int:
     else:
         decided = decision(command, Wishes(settings.keep, settings.resume), Host())
         _check_keep(settings, decided)
+    captures = _captures(settings, decided)
     if settings.explain:
         return _explain(decided, settings)
-    command = _with_network(decided, settings) if decided.taken else _without(decided, settings)
-    return execute(command)
+    if not decided.taken:
+        return execute(_without(decided, settings))
+    return execute(_with_network(decided, settings, captures))
 
 
 def _check_keep(settings: Settings, decided: Decision) -> None:
@@ -58,6 +62,16 @@ def _check_keep(settings: Settings, decided: Decision) -> None:
     for name in settings.keep:
         if name not in known:
             raise ConfigError(f"there is no user-mode netdev '{name}'", "--keep")
+
+
+def _captures(settings: Settings, decided: Decision) -> list[list[str]]:
+    """What is to be recorded. A netdev that stays with QEMU can't be."""
+    taken = {verdict.id for verdict in decided.taken}
+    found = [capture_option.read(text) for text in settings.capture]
+    for (id, _), text in zip(found, settings.capture, strict=True):
+        if id not in taken:
+            raise ConfigError(f"vmwire does not serve a netdev '{id}'", f"--capture {text}")
+    return found
 
 
 def _explain(decided: Decision, settings: Settings) -> int:
@@ -77,7 +91,7 @@ def _without(decided: Decision, settings: Settings) -> list[str]:
     return decided.command
 
 
-def _with_network(decided: Decision, settings: Settings) -> list[str]:
+def _with_network(decided: Decision, settings: Settings, captures: list[list[str]]) -> list[str]:
     """Start the network; the command to execute."""
     assert decided.survey is not None
     owner = confined.later_user(decided.survey)
@@ -87,7 +101,7 @@ def _with_network(decided: Decision, settings: Settings) -> list[str]:
         return _give_up(decided, settings, error)
     try:
         launch.start_detached(
-            composed.config,
+            composed.config | {"captures": captures},
             run_dir=run_dir,
             log_file=settings.log_file,
             log_level=settings.log_level,
