@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
 """The guest that the tests boot: Debian's unmodified kernel and an initramfs of busybox, NIC
-drivers, iperf3 and socat. `init.sh` says what runs in it."""
+drivers, iperf3 and socat. `vmwire/bench/init.sh` says what runs in it."""
 
 from __future__ import annotations
 
 import hashlib
-import lzma
 import re
 import subprocess
 from pathlib import Path
@@ -20,9 +19,8 @@ from tests.guest.provision import (
     run_in_root,
 )
 from vmwire.bench import initramfs as archive
+from vmwire.bench import linux_guest
 
-XZ_MAGIC = b"\xfd7zXZ\0"
-HERE = Path(__file__).parent
 PROGRAMS = ("usr/bin/iperf3", "usr/bin/socat")
 # virtio_net first; the other cards' drivers are there for the NICs that later attach other ways.
 MODULES = (
@@ -39,9 +37,11 @@ def kernel() -> Path:
     place = cache_dir() / packed.name.replace("vmlinuz", "vmlinux")
     with cache_lock("vmlinux"):
         if not place.exists() or place.stat().st_mtime < packed.stat().st_ctime:
-            data = packed.read_bytes()
             draft = place.with_suffix(".draft")
-            draft.write_bytes(lzma.LZMADecompressor().decompress(data[data.index(XZ_MAGIC) :]))
+            unpacked = linux_guest.unpacked_kernel(packed.read_bytes())
+            if unpacked is None:
+                raise ProvisionError(f"{packed} can't be unpacked")
+            draft.write_bytes(unpacked)
             draft.rename(place)
     return place
 
@@ -54,8 +54,8 @@ def packed_kernel() -> Path:
 def initramfs() -> Path:
     """The archive, made anew when the kernel, the programs or the scripts changed."""
     root = root_of(GUEST)
-    scripts = [HERE / name for name in ("init.sh", "udhcpc.sh", "image.py")]
-    sources = [*scripts, Path(archive.__file__), root / ".recipe", *root.glob("boot/vmlinuz-*")]
+    code = [Path(each) for each in (__file__, archive.__file__, linux_guest.__file__)]
+    sources = [*linux_guest.SCRIPTS, *code, root / ".recipe", *root.glob("boot/vmlinuz-*")]
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     place = cache_dir() / f"initramfs-{key}.cpio"
     with cache_lock("initramfs"):
@@ -69,29 +69,11 @@ def initramfs() -> Path:
 
 
 def _build(root: Path) -> bytes:
-    image = archive.Initramfs()
-    image.file("init", (HERE / "init.sh").read_bytes(), 0o755)
-    image.file("usr/share/udhcpc/default.script", (HERE / "udhcpc.sh").read_bytes(), 0o755)
-    # Debian's busybox looks there; other builds look above.
-    image.link("etc/udhcpc/default.script", "/usr/share/udhcpc/default.script")
-    image.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
-    image.file("etc/group", b"root:x:0:\n")
-    for folder in ("proc", "sys", "tmp", "run", "root"):
-        image.folder(folder)
-    _add_busybox(image, root)
+    image = linux_guest.basic_image(root / "usr/bin/busybox")
     for program in PROGRAMS:
         _add_program(image, root, program)
-    _add_modules(image, root)
+    linux_guest.add_modules(image, next((root / "lib/modules").iterdir()), MODULES)
     return image.pack()
-
-
-def _add_busybox(image: archive.Initramfs, root: Path) -> None:
-    busybox = root / "usr/bin/busybox"
-    image.file("bin/busybox", busybox.read_bytes(), 0o755)
-    listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, timeout=20)
-    for applet in listed.stdout.split():
-        if applet != "busybox":
-            image.link(f"bin/{applet}", "/bin/busybox")
 
 
 def _add_program(image: archive.Initramfs, root: Path, program: str) -> None:
@@ -107,12 +89,3 @@ def _add_program(image: archive.Initramfs, root: Path, program: str) -> None:
             raise ProvisionError(f"{program} needs {name}, which its root lacks")
         image.file(f"lib/x86_64-linux-gnu/{name}", Path(path).read_bytes(), 0o755)
     image.file("lib64/ld-linux-x86-64.so.2", Path(loader).read_bytes(), 0o755)
-
-
-def _add_modules(image: archive.Initramfs, root: Path) -> None:
-    modules = next((root / "lib/modules").iterdir())
-    files = archive.module_files(modules, MODULES)
-    target = f"lib/modules/{modules.name}"
-    for path in files.values():
-        image.file(f"{target}/{path.relative_to(modules)}", path.read_bytes())
-    image.file(f"{target}/modules.dep", archive.module_index(modules, files))

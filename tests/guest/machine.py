@@ -3,10 +3,7 @@
 """Drive one real guest: start QEMU, type at its serial console, speak QMP, end it cleanly.
 
 The harness listens on two sockets of its own (console and QMP) and QEMU connects to them, so there
-is nothing to poll for. A command goes to the guest's shell between two markers that carry a number;
-what stands between them is its output, and the closing marker has its status. The shell does not
-echo (init.sh), and a marker is typed in two halves that only `printf` joins, so neither an echo nor
-a late line of an earlier command can be mistaken for it.
+is nothing to poll for; `vmwire.bench.console` says how commands go over the console.
 
 Everything that waits has a limit. What QEMU and the guest said is kept: `Machine.report()` is in
 every error and, through conftest.py, in the report of a failed test.
@@ -21,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -30,36 +26,21 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tests.guest import image
+from vmwire.bench import console
+from vmwire.bench.console import COMMAND_TIMEOUT_S, READY, GuestError, Result
 
 BOOT_TIMEOUT_S = 90
 CONNECT_TIMEOUT_S = 20
-COMMAND_TIMEOUT_S = 30
 EXIT_TIMEOUT_S = 10
-# A console line longer than the guest's terminal takes (4096) would be cut: longer scripts are sent
-# as a file, in pieces.
-LINE_BYTES = 1500
-INTERRUPT = "\x03\n"
-READY = b"VMWIRE-GUEST-READY"
 KERNEL_WORDS = (
     "console=ttyS0 quiet loglevel=1 panic=-1 random.trust_cpu=on tsc=reliable no_timer_check "
     "mitigations=off nokaslr"
 )
-
-
-class GuestError(Exception):
-    """The guest or its QEMU did not do what was asked; the text has the end of both logs."""
-
-
-@dataclass(frozen=True)
-class Result:
-    output: str
-    status: int
 
 
 class Machine:
@@ -220,81 +201,19 @@ class Machine:
         self.wait_booted(timeout_s)
 
 
-class Console:
-    """The serial console's far end: everything that came is in `log`."""
+class Console(console.Console):
+    """The serial console's far end, to which QEMU connects."""
 
     def __init__(self, path: Path, report: Callable[[], str]) -> None:
+        super().__init__(None, report)
         self._listener = _listen(path)
-        self._socket: socket.socket | None = None
-        self._report = report
-        self._number = 0
-        self._read_to = 0
-        self.log = b""
 
     def accept(self, is_running: Callable[[], bool]) -> None:
         self._socket = _accept(self._listener, is_running, self._report)
 
-    def type(self, text: str) -> None:
-        assert self._socket is not None, "the machine has not been started"
-        self._socket.settimeout(COMMAND_TIMEOUT_S)
-        self._socket.sendall(text.encode())
-
-    def wait_for(self, marker: bytes | re.Pattern[bytes], timeout_s: float) -> re.Match[bytes]:
-        """Read until the marker; what follows it stays for the next call."""
-        pattern = re.compile(re.escape(marker)) if isinstance(marker, bytes) else marker
-        deadline = time.monotonic() + timeout_s
-        while True:
-            found = pattern.search(self.log, self._read_to)
-            if found:
-                self._read_to = found.end()
-                return found
-            self._read(deadline, pattern)
-
-    def _read(self, deadline: float, pattern: re.Pattern[bytes]) -> None:
-        assert self._socket is not None, "the machine has not been started"
-        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-        try:
-            data = self._socket.recv(65536)
-        except TimeoutError:
-            raise GuestError(f"guest: no {pattern.pattern!r} in time\n{self._report()}") from None
-        if not data:
-            raise GuestError(f"guest: the console closed\n{self._report()}")
-        self.log += data
-
-    def run(self, command: str, timeout_s: float) -> Result:
-        if len(command) > LINE_BYTES or "\n" in command:
-            command = self._as_file(command)
-        self._number += 1
-        mark = f"{self._number:06d}"
-        self.type(
-            f"printf '\\n%s%s\\n' VMWIRE- BEGIN{mark}; {{ {command}\n}} </dev/null 2>&1; "
-            f"printf '\\n%s%s %d.\\n' VMWIRE- END{mark} $?\n"
-        )
-        self.wait_for(f"VMWIRE-BEGIN{mark}\r\n".encode(), timeout_s)
-        begin = self._read_to
-        try:
-            pattern = re.compile(rf"\r\nVMWIRE-END{mark} (\d+)\.\r\n".encode())
-            end = self.wait_for(pattern, timeout_s)
-        except GuestError:
-            with contextlib.suppress(OSError):
-                self.type(INTERRUPT)  # so that the shell takes the next command
-            raise
-        text = self.log[begin : end.start()].decode(errors="replace").replace("\r\n", "\n")
-        return Result(text, int(end[1]))
-
-    def _as_file(self, script: str) -> str:
-        """Put a script into the guest in pieces; the words that run it."""
-        path = f"/tmp/script{self._number}"
-        for start in range(0, len(script), LINE_BYTES):
-            mode = ">" if start == 0 else ">>"
-            piece = shlex.quote(script[start : start + LINE_BYTES])
-            self.type(f"printf %s {piece} {mode} {path}\n")
-        return f". {path}"
-
     def close(self) -> None:
         self._listener.close()
-        if self._socket:
-            self._socket.close()
+        super().close()
 
 
 class Qmp:
