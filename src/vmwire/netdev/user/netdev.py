@@ -47,7 +47,14 @@ class UserNetdev:
     def __init__(self, options: UserOptions) -> None:
         self.options = options
         self.plan = options.plan()
-        self.port = Port(options.id, self._receive, resume=self._resume, accepts=EVERYTHING)
+        self.port = Port(
+            options.id,
+            self._receive,
+            resume=self._resume,
+            link_changed=self._on_link,
+            accepts_changed=self._on_peer,
+            accepts=EVERYTHING,
+        )
         self.listeners: list[tuple[ForwardRule, TcpListener | socket.socket]] = []
         self._opened = False
 
@@ -141,6 +148,14 @@ class UserNetdev:
         self._output.flush()
         self._tcp.resume()
         self._udp.resume()
+
+    def _on_link(self, up: bool) -> None:
+        """Somebody else may be there now, who has refused nothing that could be resumed."""
+        self._on_peer()
+
+    def _on_peer(self) -> None:
+        if self._opened:
+            self._host.loop.defer(self._resume)
 
     # Guests
 

@@ -19,7 +19,7 @@ from typing import Protocol
 from vmwire.netdev.user.arp import Neighbours
 from vmwire.netdev.user.fragments import Reassembler
 from vmwire.netdev.user.output import Output
-from vmwire.netdev.user.plan import Plan, gateway_mac
+from vmwire.netdev.user.plan import ANY, Plan, gateway_mac
 from vmwire.wire.frame import Frame
 from vmwire.wire.protocols.checksum import ones_complement_sum
 from vmwire.wire.protocols.errors import ParseError
@@ -144,9 +144,9 @@ class Stack:
         if ones_complement_sum(head[IPV4_AT:transport]) != 0xFFFF:
             self.counters["bad IPv4 checksum"] += 1
             return
-        source = head[26:30]
-        if self._macs.get(source) != head[6:12]:
-            self._learn(source, head[6:12])
+        if self._macs.get(head[26:30]) != head[6:12] and not self._learn(head, transport):
+            self.counters["bad source"] += 1
+            return
         if fragment & FRAGMENT_MASK:
             self._reassemble(frame, head)
         elif head[22] <= 1 and not self._plan.own(head[30:34]):
@@ -154,10 +154,22 @@ class Stack:
         else:
             self._dispatch(frame, head, transport, end)
 
-    def _learn(self, address: bytes, mac: bytes) -> None:
+    def _learn(self, head: bytes, transport: int) -> bool:
+        """Note a sender that was not known to be there; whether it can be one at all.
+
+        Others than stations must not be answered (RFC 1122, 3.2.1.3). Only DHCP is spoken without
+        an address.
+        """
+        address, mac = head[26:30], head[6:12]
+        if not self._plan.may_send(address):
+            asks = head[transport + 2 : transport + 4] == DHCP_SERVER_PORT
+            return address == ANY and head[23:24] == UDP and asks
+        if mac[0] & 1:
+            return False
         self._neighbours.learn(address, mac)
         if self._macs.get(address) == mac:
             self._on_guest(address, mac)
+        return True
 
     def _dispatch(self, frame: Frame, head: bytes, transport: int, end: int) -> None:
         protocol = head[23]
