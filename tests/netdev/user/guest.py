@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from vmwire.engine.clock import ManualClock
 from vmwire.engine.host import Host
@@ -88,7 +89,7 @@ class Bench:
         assert self.port.send([Frame.of(frame) for frame in frames]) == len(frames)
         self.settle()
 
-    def ipv4(self, destination: bytes, proto: int, payload: bytes, **header: int) -> bytes:
+    def ipv4(self, destination: bytes, proto: int, payload: bytes, **header: Any) -> bytes:
         head = Header(GUEST, destination, proto, len(payload), **header)
         return GATEWAY_MAC + MAC + b"\x08\x00" + head.emit() + payload
 
@@ -197,6 +198,36 @@ class TcpPeer:
         if any(segment.payload or segment.flags & FIN for segment in segments):
             self.bench.send(self.segment(ACK))
         return segments
+
+
+class Reassembly:
+    """A guest's receiving side that keeps what comes out of order, as real ones do."""
+
+    def __init__(self, ack: int) -> None:
+        self._start = ack
+        self._bytes = bytearray()
+        self._have = bytearray()
+        self.data = b""
+
+    @property
+    def ack(self) -> int:
+        """The next sequence number that is missing."""
+        return self._start + len(self.data)
+
+    def take(self, segment: tcp.Segment) -> None:
+        at = (segment.seq - self._start) & 0xFFFFFFFF
+        if at >= 1 << 31:
+            return  # a probe of before the beginning
+        size = len(segment.payload)
+        missing = at + size - len(self._bytes)
+        if missing > 0:
+            self._bytes += bytes(missing)
+            self._have += bytes(missing)
+        self._bytes[at : at + size] = segment.payload
+        self._have[at : at + size] = b"\1" * size
+        hole = self._have.find(0, len(self.data))
+        end = len(self._have) if hole < 0 else hole
+        self.data += self._bytes[len(self.data) : end]
 
 
 def listener() -> socket.socket:

@@ -542,13 +542,16 @@ def test_acknowledged_data_survives_the_guests_reset(plain: Bench, server: socke
     peer, host = connect(plain, server)
     flow = next(iter(plain.netdev._tcp.flows.values()))
     host.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sent = 0
+    flow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
     for _ in range(400):
         peer.write(pattern(1460))
         if flow.backlog:
             break
+    assert flow.backlog
     sent = plain.segments()[-1].ack
     plain.send(peer.segment(RST | ACK, seq=sent))
+    # with a small buffer the kernel's two ends would take seconds for the rest
+    host.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     got = b""
     try:
         while chunk := host.recv(1 << 16):

@@ -5,7 +5,9 @@
 Theory of operation. A segment of the guest finds its flow by twelve bytes of its headers (both
 addresses, both ports). A burst of segments is gathered per flow and pushed once. A SYN opens a
 socket of the host; nothing is answered before the host's connect has an outcome, so that the guest
-meets what a real network would give it: an answer, a reset, an ICMP error, or silence.
+meets what a real network would give it: an answer, a reset, an ICMP error, or silence. A flow
+that has ended in good order is remembered for a moment (*lingering*), for a guest that did not hear
+the last acknowledgement.
 
 Data for guests is moved by ``TcpFeeder``.
 """
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from vmwire.engine.clock import Timer
-from vmwire.engine.loop import EDGE, PEER_CLOSED, READ, WRITE, Loop
+from vmwire.engine.loop import EDGE, PEER_CLOSED, READ, URGENT, WRITE, Loop
 from vmwire.netdev.user.output import Output
 from vmwire.netdev.user.plan import Plan, dotted
 from vmwire.netdev.user.tcp_feed import TcpFeeder
@@ -59,7 +61,10 @@ SWEEP_S = 60.0
 IDLE_S = 7200.0
 LINGER_S = 1.0
 MAX_LINGERING = 4096
-EVENTS = READ | WRITE | PEER_CLOSED | EDGE
+MAX_CONNECTING = 2048
+"""Connections whose host side is not yet there. A guest that asks for more of what doesn't answer
+loses the oldest ones; if it still wants them, it asks again."""
+EVENTS = READ | WRITE | PEER_CLOSED | URGENT | EDGE
 
 UNREACHABLE_CODE = {
     errno.ENETUNREACH: 0,
@@ -119,7 +124,7 @@ class TcpTable:
         self.plan = plan
         self.counters: Counter[str] = Counter()
         self.peek_offset = peek_offset_works()
-        feeder = TcpFeeder(port, loop.defer, self.peek_offset)
+        feeder = self._feeder = TcpFeeder(port, loop.defer, self.peek_offset)
         self.ready = feeder.ready
         """Says that a flow may have data for its guest."""
         self.resume = feeder.resume
@@ -160,7 +165,7 @@ class TcpTable:
             return
         flow = self.flows.get(key)
         size = end - data_at
-        if flow is None or (flow.state is not ESTABLISHED and flags & SYN):
+        if flow is None or flags & SYN:
             self._receive_other(Segment(key, sequence, ack, flags, window, data_at, size), head)
             return
         views: Sequence[View] = ()
@@ -202,26 +207,51 @@ class TcpTable:
         self._acks[flow] = None
 
     def _receive_other(self, segment: Segment, head: bytes) -> None:
-        """A segment that no established flow takes: an opening, or a stray."""
+        """A segment without a flow, or a SYN."""
         flow = self.flows.get(segment.key)
-        if segment.flags & (SYN | ACK | RST | FIN) == SYN:
-            if flow is None:
+        flags = segment.flags
+        if head[0] & 1:
+            self.counters["broadcast"] += 1  # TCP has two ends (RFC 1122, 4.2.3.10)
+        elif flow is None:
+            if flags & (SYN | ACK | RST | FIN) == SYN:
                 self._open(segment, head)
-            elif flow.state is SYN_RECEIVED:
-                flow.send_syn()
-            return
-        if flow is not None and flow.state is SYN_SENT and segment.flags & SYN:
+            elif not flags & RST:
+                self._on_stray(segment, head)
+        elif flow.state is SYN_SENT:
             self._on_syn_ack(flow, segment, head)
-            return
-        if flow is None and not segment.flags & RST:
-            self._on_stray(segment, head)
+        elif flow.state is ESTABLISHED:
+            if not flags & RST:
+                # a guest that has begun anew answers this challenge by a RST (RFC 5961, 4.2)
+                flow.ethernet = head[6:12] + flow.ethernet[6:]
+                flow.send_ack()
+        elif flags & (SYN | ACK | RST | FIN) == SYN:
+            self._on_syn_again(flow, segment, head)
+
+    def _on_syn_again(self, flow: TcpFlow, segment: Segment, head: bytes) -> None:
+        """The guest repeats its SYN; with another number it has begun anew."""
+        if flow.rcv_nxt != (segment.sequence + 1) & MASK:
+            self._take_syn(flow, segment, head)
+        if flow.state is SYN_RECEIVED:
+            flow.send_syn()
+
+    def _take_syn(self, flow: TcpFlow, segment: Segment, head: bytes) -> None:
+        flow.start_at(segment.sequence)
+        flow.last_edge = flow.rcv_nxt
+        flow.guest_window = segment.window
+        flow.ethernet = head[6:12] + flow.ethernet[6:]
+        _learn(flow, head)
+        if flow in self._connecting:
+            self._connecting[flow] = head
 
     def _on_stray(self, segment: Segment, head: bytes) -> None:
         """Nobody knows this connection (RFC 9293, 3.10.7.1); perhaps it has just ended."""
         lingering = self._lingering.get(segment.key)
-        if lingering is not None and segment.flags & FIN:
-            lingering[1].send_final_ack()
-            return
+        if lingering is not None and not segment.flags & SYN:
+            if segment.flags & FIN:
+                lingering[1].send_final_ack()
+                return
+            if not segment.size:
+                return
         self.counters["stray"] += 1
         self.reset(segment, head)
 
@@ -278,9 +308,7 @@ class TcpTable:
             self.counters["no socket"] += 1
             return
         flow = TcpFlow(self, segment.key, sock, head[6:12], CONNECTING)
-        flow.rcv_nxt = flow.last_edge = (segment.sequence + 1) & MASK
-        _learn(flow, head)
-        flow.guest_window = segment.window
+        self._take_syn(flow, segment, head)
         self._connect(flow, target, head)
 
     def _target(self, key: bytes) -> tuple[str, int] | None:
@@ -317,6 +345,9 @@ class TcpTable:
             self._opened(flow)
         elif error in (errno.EALREADY, errno.EINPROGRESS):
             self._watch(flow)
+            if len(self._connecting) > MAX_CONNECTING:
+                self.counters["too many connecting"] += 1
+                self.forget(next(iter(self._connecting)))
         else:
             self._refused(flow, error)
 
@@ -401,7 +432,7 @@ class TcpTable:
         if segment.flags & RST:
             return
         _learn(flow, head)
-        flow.rcv_nxt = (segment.sequence + 1) & MASK
+        flow.start_at(segment.sequence)
         flow.last_edge = (flow.last_edge + flow.rcv_nxt) & MASK
         flow.readable = True
         flow.established(segment.window)
@@ -419,6 +450,7 @@ class TcpTable:
         self.forget(flow)
         if len(self._lingering) < MAX_LINGERING:
             self._lingering[flow.key] = (self.now() + LINGER_S, flow)
+            self._lingering.move_to_end(flow.key)
             self._tick_later()
 
     def forget(self, flow: TcpFlow) -> None:
@@ -432,8 +464,9 @@ class TcpTable:
         self._pushes.pop(flow, None)
         self._acks.pop(flow, None)
         self._discards.pop(flow, None)
+        self._feeder.forget(flow)
         self.backlogs -= len(flow.backlog)
-        flow.backlog.clear()
+        flow.let_go()
         self.loop.unwatch(flow.fd)
         flow.sock.close()
 

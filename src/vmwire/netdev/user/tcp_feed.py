@@ -52,6 +52,12 @@ class TcpFeeder:
                 self._pump_due = True
                 self._defer(self.pump)
 
+    def forget(self, flow: TcpFlow) -> None:
+        """``flow`` has ended."""
+        if flow in self._queued:
+            self._queued.discard(flow)
+            self._queue.remove(flow)
+
     def resume(self) -> None:
         """The guest has room again."""
         self._no_room = False
@@ -64,16 +70,18 @@ class TcpFeeder:
         queue = self._queue
         while queue and budget > 0:
             flow = queue.popleft()
+            self._queued.discard(flow)
             moved = self._feed(flow)
             if moved < 0:
-                queue.appendleft(flow)
                 self._no_room = True
+                if flow not in self._queued:
+                    self._queued.add(flow)
+                    queue.appendleft(flow)
                 return
             budget -= moved
-            if moved >= FLOW_BUDGET:
+            if moved >= FLOW_BUDGET and flow not in self._queued:
+                self._queued.add(flow)
                 queue.append(flow)
-            else:
-                self._queued.discard(flow)
         if queue:
             self._pump_due = True
             self._defer(self.pump)
@@ -111,16 +119,15 @@ class TcpFeeder:
     def _drained(self, flow: TcpFlow, count: int) -> None:
         """The socket gave less than asked for: it is empty until its next event.
 
-        Only an end of file that was announced earlier has no event to come: it is read as 0.
+        Two things have no event to come, so that it is read until nothing comes: an end of file
+        that was announced earlier, and what lies behind an urgent byte.
         """
         flow.chunk = max(LEAST_CHUNK, min(2 * count, LARGEST_DATA))
-        if flow.state is not ESTABLISHED:
+        if count and (flow.peer_closed or flow.urgent):
             return
-        if not flow.peer_closed:
-            flow.readable = False
-        elif not count:
-            flow.readable = False
-            flow.send_fin()
+        flow.readable = flow.urgent = False
+        if not count and (flow.peer_closed or flow.failed) and flow.state is ESTABLISHED:
+            flow.end()
 
     def _move_direct(self, flow: TcpFlow, size: int) -> int:
         """Peek ``size`` bytes into the guest's memory; return how many came, -1 without room."""

@@ -12,9 +12,13 @@ numbers, windows and a retransmission for the rare loss, but no copy of the data
   the socket until the guest acknowledges it; then it is discarded there. A retransmission is a
   second peek. The guest's window limits how much is under way.
 * *From the guest.* Data goes from the guest's memory to ``sendmsg`` and is acknowledged when the
-  kernel has taken it. The window that is advertised is the room in the socket's send buffer. What
-  the kernel takes only in part is held in a *backlog*, which is not acknowledged before it is
-  gone.
+  kernel has taken it: ``taken_to`` is how far that is, ``rcv_nxt`` how far the guest's data has
+  come. The window that is advertised is the room in the socket's send buffer. What the kernel
+  takes only in part is held in a *backlog*, which is not acknowledged before it is gone.
+
+A loss toward the guest is answered by going back to the first byte that it misses, with little
+under way at first (``cap``), so that most of what it has already isn't sent again: its next
+acknowledgement jumps to the next hole.
 
 States: ``CONNECTING`` (the guest's SYN is here, the host's connect is under way), ``SYN_RECEIVED``
 (SYN-ACK sent to the guest), ``SYN_SENT`` (a forwarded connection: SYN sent to the guest),
@@ -24,14 +28,19 @@ States: ``CONNECTING`` (the guest's SYN is here, the host's connect is under way
 ===============  ==========================  ================================================
 state            guest says                  host says
 ===============  ==========================  ================================================
-CONNECTING       SYN: ignored (it repeats)   connected: SYN-ACK; refused: RST; else ICMP
+CONNECTING       SYN: waits                  connected: SYN-ACK; refused: RST; else ICMP
 SYN_RECEIVED     ACK: ESTABLISHED            data waits in the socket
 SYN_SENT         SYN-ACK: ESTABLISHED        closed: RST to the guest
 ESTABLISHED      data, ACK, FIN, RST         data, end of file, error
 ===============  ==========================  ================================================
 
+A SYN inside an established connection, and a RST that isn't exactly at the expected sequence
+number, are challenged by an ACK (RFC 5961): a guest that has forgotten the connection answers that
+by a RST that is.
+
 A half-closed direction passes through: the host's end of file becomes a FIN behind the last data,
-the guest's FIN becomes ``shutdown`` behind the last data that the kernel took.
+the guest's FIN becomes ``shutdown`` behind the last data that the kernel took. A connection that
+the outside resets is reset behind the data that came before.
 
 Sequence numbers are 32-bit and compared modulo 2**32. ``snd`` is toward the guest.
 """
@@ -46,7 +55,7 @@ from random import getrandbits
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from vmwire.engine.loop import ERROR, HANGUP, PEER_CLOSED, READ, WRITE
+from vmwire.engine.loop import ERROR, HANGUP, PEER_CLOSED, READ, URGENT, WRITE
 from vmwire.wire.frame import F_NEEDS_CSUM, GSO_TCPV4, Frame, Offload, View
 
 if TYPE_CHECKING:
@@ -88,13 +97,23 @@ MAX_BACKLOG = 1 << 20
 
 FIRST_RTO = 0.25
 LONGEST_RTO = 30.0
-MAX_RETRIES = 10
+MAX_RETRIES = 15
+"""About five minutes: a guest that is paused for a while keeps its connections."""
 SYN_RETRIES = 5
 DUPLICATES_FOR_RETRANSMIT = 3
+FIRST_SEGMENTS = 10
+"""Segments under way after a loss (RFC 6928 starts a connection with as many)."""
+NO_CAP = 1 << 30
 
 SIOCOUTQ = 0x5411
 SO_PEEK_OFF = 42
+LEAST_OF_BUFFER = 12
+"""The part of a socket's send buffer below which a guest waits. At 3/4 - 1/12 = 2/3 of the buffer
+in use the kernel says that a socket takes no more: so whoever waits will be told."""
 LINGER_RESET = Struct("ii").pack(1, 0)
+
+MAX_DISCARDS = 64
+"""Reads of unwanted data at a reset; a sender faster than that is cut off."""
 
 _trash = memoryview(bytearray(1 << 20))
 _number = Struct("i")
@@ -113,10 +132,12 @@ class TcpFlow:
         "addresses",
         "addresses_sum",
         "backlog",
+        "cap",
         "checksum_offload",
         "chunk",
         "dup_acks",
         "ethernet",
+        "failed",
         "fd",
         "fin_acked",
         "fin_at",
@@ -150,6 +171,8 @@ class TcpFlow:
         "sock",
         "state",
         "table",
+        "taken_to",
+        "urgent",
     )
 
     def __init__(
@@ -177,6 +200,8 @@ class TcpFlow:
         self.guest_window = 0
         self.snd_una = self.snd_nxt = self.snd_max = getrandbits(32)
         self.rcv_nxt = 0
+        self.taken_to = 0
+        """What is acknowledged: the guest's sequence number up to which the kernel has it."""
         self.last_edge = 0
         """The right edge of the window that the guest knows (a sequence number)."""
         self.last_window = 0
@@ -193,6 +218,10 @@ class TcpFlow:
         """Whether the guest was told of less window than it may soon have."""
         self.peer_closed = False
         """The host has ended its direction; what it sent before is still to be read."""
+        self.failed = 0
+        """The socket's error (errno), for the guest when it has what came before."""
+        self.urgent = False
+        """The kernel ends reads at an urgent byte: a short one says nothing about the rest."""
         self.fin_at: int | None = None
         """Sequence number of our FIN, once it was sent."""
         self.fin_out = self.fin_acked = False
@@ -201,6 +230,10 @@ class TcpFlow:
         self.guest_fin = self.shut = False
         self.dup_acks = 0
         self.recover: int | None = None
+        """What had been sent when a loss was noticed; until it is acknowledged, and something
+        new, repeated acknowledgements are about that loss (RFC 6582, 3.2)."""
+        self.cap = NO_CAP
+        """After a loss: how much may be under way."""
         self.rto = FIRST_RTO
         self.rto_at = 0.0
         self.retries = 0
@@ -216,6 +249,10 @@ class TcpFlow:
         self.guest_shift = -1 if shift is None else min(shift, 14)
         self.gso_offload = Offload(F_NEEDS_CSUM, GSO_TCPV4, HEADERS_SIZE, self.mss, 34, 16)
 
+    def start_at(self, sequence: int) -> None:
+        """Take the sequence number of the guest's SYN."""
+        self.rcv_nxt = self.taken_to = (sequence + 1) & MASK
+
     @property
     def shift(self) -> int:
         """How many bits to shift the guest's window (none, unless both sides scale)."""
@@ -230,7 +267,7 @@ class TcpFlow:
         without, it is complete.
         """
         length = 40 + size
-        acknowledged = (self.rcv_nxt - len(self.backlog)) & MASK
+        acknowledged = self.taken_to
         ip_sum = fold(0x4500 + length + DONT_FRAGMENT + 0x4006 + self.addresses_sum)
         total = self.addresses_sum + 6 + 20 + size
         if not size:
@@ -259,20 +296,21 @@ class TcpFlow:
 
     def window(self) -> int:
         """Measure the socket's room and return it as the header's window field."""
-        room = 0 if self.shut else self.room() - len(self.backlog)
-        if room < self.mss and not self.backlog:
+        buffer, room = self._measure()
+        least = min(2 * self.mss, buffer // LEAST_OF_BUFFER)
+        if self.shut or room < least >> 1:
             room = 0
         shift = WINDOW_SHIFT if self.guest_shift >= 0 else 0
-        scaled = min(max(room, 0) >> shift, 0xFFFF)
-        edge = (self.rcv_nxt - len(self.backlog) + (scaled << shift)) & MASK
+        scaled = min(room >> shift, 0xFFFF)
+        edge = (self.taken_to + (scaled << shift)) & MASK
         if (edge - self.last_edge) & MASK >= HALF:
             # never take back what was promised (RFC 9293, 3.8.6)
-            owed = (self.last_edge - self.rcv_nxt + len(self.backlog)) & MASK
-            scaled = min(owed >> shift, 0xFFFF)
-        else:
-            self.last_edge = edge
+            owed = (self.last_edge - self.taken_to) & MASK
+            scaled = min((owed + (1 << shift) - 1) >> shift, 0xFFFF)
+            edge = (self.taken_to + (scaled << shift)) & MASK
+        self.last_edge = edge
         self.last_window = scaled
-        if scaled << shift < 2 * self.mss:
+        if room < least and scaled << shift < least and not self.shut:
             self._hold_back()
         return scaled
 
@@ -283,14 +321,13 @@ class TcpFlow:
         the kernel is asked anew.
         """
         self.held_back = True
-        if not self.shut:
-            self.table.watch_again(self)
+        self.table.watch_again(self)
 
-    def room(self) -> int:
-        """Return the bytes that the socket would take now, cautiously."""
+    def _measure(self) -> tuple[int, int]:
+        """Return the size of the socket's send buffer, and what it would take now, cautiously."""
         buffer = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         queued = _number.unpack(ioctl(self.fd, SIOCOUTQ, b"\0\0\0\0"))[0]
-        return int(buffer * 3 // 4 - queued)
+        return buffer, max(0, buffer * 3 // 4 - queued)
 
     def send_syn(self) -> None:
         """Send SYN (forwarded connection) or SYN-ACK, with our options."""
@@ -298,7 +335,12 @@ class TcpFlow:
         options = b"\x02\x04" + (self.table.plan.mtu - 40).to_bytes(2, "big")
         if flags == SYN or self.guest_shift >= 0:
             options += b"\x01\x03\x03" + bytes((WINDOW_SHIFT,))
-        window = min(self.room(), 0xFFFF)  # the window of a SYN is never scaled
+        window = min(self._measure()[1], 0xFFFF)  # the window of a SYN is never scaled
+        if self.guest_shift >= 0:
+            self.last_window = window >> WINDOW_SHIFT
+            window = self.last_window << WINDOW_SHIFT
+        else:
+            self.last_window = window
         self.last_edge = (self.rcv_nxt + window) & MASK
         self.table.send_segment(self, self.snd_una, flags, window, options)
         self.snd_nxt = self.snd_max = (self.snd_una + 1) & MASK
@@ -329,33 +371,38 @@ class TcpFlow:
             if self.state is not ESTABLISHED:
                 return
         offset = (sequence - self.rcv_nxt) & MASK
-        self._on_ack(ack, window << self.shift, size == 0 and not flags & FIN)
-        if self.state is ESTABLISHED and (size or flags & FIN):
+        bare = size == 0 and not flags & FIN
+        if not self._on_ack(ack, window << self.shift, bare) or self.state is not ESTABLISHED:
+            return
+        if not bare:
             self._on_data(offset, flags, views, size)
+        elif offset >= HALF:
+            self.table.owe_ack(self)  # a keep-alive, or a probe of our window (RFC 9293, 3.8.4)
 
     def _on_odd_segment(self, sequence: int, ack: int, flags: int) -> None:
-        if flags & RST:
-            if self._reset_counts(sequence, ack):
-                self.table.counters["guest reset"] += 1
-                self.abort_host()
-                self.table.forget(self)
-        elif flags & SYN and self.state is SYN_RECEIVED:
-            self.send_syn()
-        elif flags & SYN and self.state is ESTABLISHED:
-            self.send_ack()  # RFC 5961, section 4: a challenge
-
-    def _reset_counts(self, sequence: int, ack: int) -> bool:
-        """Whether a RST is this connection's and no forgery or latecomer (RFC 9293, 3.10.7)."""
+        """A RST counts if it is this connection's and no forgery or latecomer (RFC 5961, 3.2)."""
+        if not flags & RST:
+            return
         if self.state is SYN_SENT:
-            return ack == self.snd_nxt
-        start = self.rcv_nxt - len(self.backlog)
-        return (sequence - start) & MASK <= (self.last_edge - start) & MASK
+            counts = flags & ACK and ack == self.snd_nxt
+        else:
+            counts = sequence in (self.rcv_nxt, self.taken_to)
+        if counts:
+            self.table.counters["guest reset"] += 1
+            self.abort_host()
+            self.table.forget(self)
+        elif self.state is ESTABLISHED:
+            window = (self.last_edge - self.taken_to) & MASK
+            if (sequence - self.taken_to) & MASK <= window:
+                self.send_ack()
 
     def _finish_handshake(self, ack: int, window: int) -> None:
-        if self.state is SYN_RECEIVED:
-            if ack != self.snd_nxt:
-                self.table.send_reset(self.key, ack, 0, RST, self.ethernet[:6])
-                return
+        if self.state is CONNECTING:
+            return
+        if ack != self.snd_nxt:
+            # of a connection that this end has forgotten: so should the guest
+            self.table.send_reset(self.key, ack, 0, RST, self.ethernet[:6])
+        elif self.state is SYN_RECEIVED:
             self.established(window << self.shift)
 
     def established(self, window: int) -> None:
@@ -367,36 +414,37 @@ class TcpFlow:
         if self.readable:
             self.table.ready(self)
 
-    def _on_ack(self, ack: int, window: int, bare: bool) -> None:
+    def _on_ack(self, ack: int, window: int, bare: bool) -> bool:
+        """Take an acknowledgement; False if it can't be one of this connection."""
         acked = (ack - self.snd_una) & MASK
         under_way = (self.snd_max - self.snd_una) & MASK
         if acked > under_way:
             if acked < HALF:
                 self.send_ack()  # it acknowledges what was never sent
-            return
+                return False
+            return True
         grown = window > self.guest_window
         if acked:
             self._acknowledged(ack, acked)
-            if self.state is CLOSED:
-                return
         elif bare and under_way and window == self.guest_window:
             self._on_duplicate_ack()
         self.guest_window = window
-        if (acked or grown) and self.readable:
+        if (acked or grown) and self.readable and self.state is ESTABLISHED:
             self.table.ready(self)
+        return True
 
     def _acknowledged(self, ack: int, acked: int) -> None:
         """The guest has ``acked`` more bytes (or our FIN) than it had."""
         data = acked
         if self.fin_at is not None and ack == (self.fin_at + 1) & MASK:
-            self.fin_acked = True
+            self.fin_acked = self.fin_out = True  # even if it was about to be sent again
             data -= 1
         self.snd_una = ack
         if (self.snd_nxt - ack) & MASK >= HALF:  # a retransmission turned out to be needless
             self.snd_nxt = ack
         self.dup_acks = 0
-        if self.recover is not None and (ack - self.recover) & MASK < HALF:
-            self.recover = None
+        if self.cap < NO_CAP:
+            self._recover(ack, acked)
         self.rto = FIRST_RTO
         self.retries = 0
         if data:
@@ -422,6 +470,15 @@ class TcpFlow:
                 return
             count -= taken
 
+    def _recover(self, ack: int, acked: int) -> None:
+        """After a loss: let more be under way again, slowly while the guest still has holes."""
+        if self.recover is None:
+            self.cap += acked
+        elif ack != self.recover and (ack - self.recover) & MASK < HALF:
+            self.recover = None
+        else:
+            self.cap += min(acked, 2 * self.mss)
+
     def _on_duplicate_ack(self) -> None:
         self.dup_acks += 1
         if self.dup_acks == DUPLICATES_FOR_RETRANSMIT and self.recover is None:
@@ -431,6 +488,7 @@ class TcpFlow:
     def _go_back(self) -> None:
         """Send again from the first byte that isn't acknowledged."""
         self.recover = self.snd_max
+        self.cap = FIRST_SEGMENTS * self.mss
         self.snd_nxt = self.snd_una
         self.fin_out = False
         self.discard()
@@ -473,10 +531,10 @@ class TcpFlow:
         """Hand the burst's data to the kernel, acknowledge what it took."""
         size, self.pending_bytes = self.pending_bytes, 0
         views, self.pending = self.pending, []
-        if self.state is not ESTABLISHED:
-            return
         if size:
             self._push_data(views, size)
+        if self.state is not ESTABLISHED:
+            return
         if self.guest_fin and not self.backlog and not self.shut:
             self._shut_down()
         if self.state is ESTABLISHED:
@@ -493,11 +551,13 @@ class TcpFlow:
             except OSError as error:
                 self.on_host_error(error.errno or errno.EIO)
                 return
+            self.taken_to = (self.taken_to + taken) & MASK
         if taken == size:
             return
         if len(self.backlog) + size - taken > self.table.backlog_room(self):
-            # not acknowledged, so the guest sends it again
-            self.rcv_nxt = (self.rcv_nxt - (size - taken) - self._unsay_fin()) & MASK
+            # not acknowledged, so the guest sends it again, and the FIN behind it
+            self.rcv_nxt = (self.taken_to + len(self.backlog)) & MASK
+            self.guest_fin = False
             self.table.counters["host socket full"] += 1
             self._hold_back()
             return
@@ -506,13 +566,9 @@ class TcpFlow:
             self.backlog += view
         self._hold_back()
 
-    def _unsay_fin(self) -> int:
-        """Data before the FIN was refused: the FIN wasn't heard either."""
-        fin, self.guest_fin = self.guest_fin and not self.shut, False
-        return 1 if fin else 0
-
     def _shut_down(self) -> None:
         self.shut = True
+        self.taken_to = self.rcv_nxt
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError as error:
@@ -522,6 +578,12 @@ class TcpFlow:
 
     def on_event(self, events: int) -> None:
         """Take the socket's (edge-triggered) readiness."""
+        if events & INCOMING:
+            self.readable = True
+            if events & ENDING:
+                self.peer_closed = True
+            if events & URGENT:
+                self.urgent = True
         if self.state is CONNECTING:
             if events & (WRITE | ERROR | HANGUP):
                 self.table.on_connected(self)
@@ -529,14 +591,10 @@ class TcpFlow:
         if events & ERROR:
             error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error:
-                self.on_host_error(error)
+                self._on_failure(error)
                 return
-        if events & (READ | PEER_CLOSED | HANGUP):
-            self.readable = True
-            if events & (PEER_CLOSED | HANGUP):
-                self.peer_closed = True
-            if self.state is ESTABLISHED:
-                self.table.ready(self)
+        if events & INCOMING and self.state is ESTABLISHED:
+            self.table.ready(self)
         if events & WRITE and self.state is ESTABLISHED and (self.backlog or self.held_back):
             self._on_room()
 
@@ -553,11 +611,21 @@ class TcpFlow:
                 return
             del self.backlog[:taken]
             self.table.backlogs -= taken
+            self.taken_to = (self.taken_to + taken) & MASK
             if not self.backlog and self.guest_fin and not self.shut:
                 self._shut_down()
         if self.state is ESTABLISHED:
             self.send_ack()
             self._close_if_done()
+
+    def _on_failure(self, error: int) -> None:
+        """The socket failed; what came before is still there for the guest."""
+        if self.state is not ESTABLISHED or self.fin_out:
+            self.on_host_error(error)
+            return
+        self.failed = error
+        self.readable = self.peer_closed = True
+        self.table.ready(self)
 
     def on_host_error(self, error: int) -> None:
         """The socket failed: the guest's connection is reset."""
@@ -576,10 +644,18 @@ class TcpFlow:
             if not _number.unpack(ioctl(self.fd, SIOCOUTQ, b"\0\0\0\0"))[0]:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
             else:
-                while self.sock.recv_into(_trash, len(_trash), socket.MSG_TRUNC):
-                    pass
+                for _ in range(MAX_DISCARDS):
+                    if not self.sock.recv_into(_trash, len(_trash), socket.MSG_TRUNC):
+                        break
         except OSError:
             pass  # nothing more to discard, or the socket has failed by itself
+
+    def let_go(self) -> None:
+        """Let go of what is held, a burst's lent views above all: others may keep the flow."""
+        self.backlog.clear()
+        self.pending.clear()
+        self.pending_bytes = 0
+        self.rto_at = 0.0
 
     def _close_if_done(self) -> None:
         if self.fin_acked and self.shut and not self.backlog:
@@ -590,7 +666,8 @@ class TcpFlow:
 
     def sendable(self) -> int:
         """Return how many bytes the guest's window leaves."""
-        return self.guest_window - ((self.snd_nxt - self.snd_una) & MASK)
+        window = self.guest_window if self.guest_window < self.cap else self.cap
+        return window - ((self.snd_nxt - self.snd_una) & MASK)
 
     def sent(self, size: int) -> None:
         """``size`` bytes have just gone to the guest."""
@@ -601,8 +678,11 @@ class TcpFlow:
         if not self.rto_at:
             self._arm()
 
-    def send_fin(self) -> None:
-        """All data is out and the host has ended its direction."""
+    def end(self) -> None:
+        """All data is out and the host has ended its direction, or the connection failed."""
+        if self.failed:
+            self.on_host_error(self.failed)
+            return
         window = self.window()
         headers = self.pack_headers(0, self.snd_nxt, FIN | ACK, window)
         self.table.output.frame(Frame.of(headers))
@@ -652,11 +732,13 @@ class TcpFlow:
             self.table.forget(self)
             return
         self.rto = min(self.rto * 2, LONGEST_RTO)
-        if self.state in (SYN_RECEIVED, SYN_SENT):
+        self.ethernet = self.table.ethernet_of(self) or self.ethernet  # it may have moved
+        if self.ethernet[:6] == bytes(6):
+            self._arm()
+        elif self.state in (SYN_RECEIVED, SYN_SENT):
             self.table.counters["retransmit"] += 1
-            self.ethernet = self.table.ethernet_of(self) or self.ethernet
             self.send_syn()
-        elif self.snd_una != self.snd_max:
+        elif self.snd_una != self.snd_max and self.guest_window:
             self.table.counters["retransmit"] += 1
             self._go_back()
         else:
@@ -670,6 +752,8 @@ class TcpFlow:
         self._arm()
 
 
+INCOMING = READ | PEER_CLOSED | HANGUP | URGENT
+ENDING = PEER_CLOSED | HANGUP
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
