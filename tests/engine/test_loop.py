@@ -199,3 +199,41 @@ def test_close_may_come_twice() -> None:
     loop = Loop()
     loop.close()
     loop.close()
+
+
+def test_what_is_put_off_waits_for_an_idle_loop() -> None:
+    loop = Loop()
+    done: list[str] = []
+    loop.put_off(lambda: done.append("later"))
+    loop.defer(lambda: done.append("end of turn"))
+    loop.turn(0)
+    assert done == ["end of turn"]
+    loop.idle()
+    assert done == ["end of turn", "later"]
+    loop.close()
+
+
+def test_a_running_loop_does_what_was_put_off_before_it_sleeps() -> None:
+    loop = Loop()
+    loop.put_off(loop.stop)
+    loop.run()
+    loop.close()
+
+
+def test_a_loop_that_is_never_idle_does_it_all_the_same() -> None:
+    loop = Loop()
+    turns = 0
+
+    def busy() -> None:
+        nonlocal turns
+        turns += 1
+        assert turns < 1000
+        loop.defer(busy)
+        loop.post(lambda: None)
+
+    loop.defer(busy)
+    loop.put_off(loop.stop)
+    loop.turn(0)
+    loop.run()
+    assert turns > 1
+    loop.close()

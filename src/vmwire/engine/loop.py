@@ -8,6 +8,9 @@ run the timers that are due, run what was posted from other threads, then run wh
 to the end of the turn. Deferring is how bursts are paid for once: a ring asks for one wake-up of
 its guest however many frames the turn brought.
 
+What can wait a little longer (an acknowledgement that the answer may carry) is put off until the
+loop is *idle*: about to sleep, or kept busy for ``MOST_BUSY_TURNS`` turns.
+
 After a turn with little work the loop looks again a few times without sleeping (an *adaptive
 spin*): going to sleep and being woken costs more than a request and its answer. It gives up after
 a few empty looks, so an idle network costs nothing.
@@ -38,6 +41,8 @@ SPIN_LOOKS = 4
 """Empty looks before the loop goes to sleep."""
 SMALL_TURN = 4
 """A turn with at most this many ready descriptors is followed by a spin."""
+MOST_BUSY_TURNS = 16
+"""Turns after which the loop does what waits for an idle moment, if there was none."""
 MAX_EVENTS = 64
 """Descriptors served per turn, so that timers and posts are never starved."""
 
@@ -58,6 +63,8 @@ class Loop:
         self._handlers: dict[int, Handler] = {}
         self._posted: deque[Callable[[], None]] = deque()
         self._deferred: list[Callable[[], None]] = []
+        self._put_off: list[Callable[[], None]] = []
+        self._busy_turns = 0
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake_fd, READ)
         self._handlers[self._wake_fd] = self._on_wake
@@ -93,6 +100,19 @@ class Loop:
     def defer(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` at the end of this turn (of the next one, from outside of a turn)."""
         self._deferred.append(callback)
+
+    def put_off(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` when the loop is next idle, or has been busy for too long."""
+        self._put_off.append(callback)
+
+    def idle(self) -> None:
+        """Run what was put off, as ``run`` does before it sleeps; what it defers, too."""
+        self._busy_turns = 0
+        put_off, self._put_off = self._put_off, []
+        for callback in put_off:
+            callback()
+        if self._deferred:
+            self._run_deferred()
 
     # Other threads
 
@@ -142,6 +162,10 @@ class Loop:
         try:
             looks = 0
             while not self._stopping:
+                if self._put_off:
+                    self._busy_turns += 1
+                    if not looks or self._busy_turns > MOST_BUSY_TURNS:
+                        self.idle()
                 ready = self.turn(0 if looks else None)
                 if 0 < ready <= SMALL_TURN:
                     looks = SPIN_LOOKS
