@@ -12,7 +12,7 @@ without root. What passed is left in a pcap file. The exit status is 0 if all of
     --vm                  the guest is a real VM: QEMU with vmwire in front of its command
     --pcap FILE           record there (default: vmwire-demo.pcap here, or in a temporary folder)
     --seconds N           how long each transfer takes (default: 2)
-    --name NAME           the name to be resolved (default: example.com)
+    --name NAME           the name to be resolved (default: mirror.example)
 
 and with --vm:
 
@@ -30,7 +30,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import FrameType
@@ -42,7 +41,7 @@ from vmwire.cli.demo.steps import STEPS, Outcome, Run, start_peer, take
 from vmwire.errors import ConfigError
 
 DEFAULT_PCAP = "vmwire-demo.pcap"
-DEFAULT_NAME = "example.com"
+DEFAULT_NAME = "mirror.example"
 DEFAULT_SECONDS = 2.0
 MAX_SECONDS = 600.0
 VALUE_OPTIONS = ("guest", "pcap", "seconds", "name")
@@ -194,6 +193,3 @@ def _pcap_path(given: str | None) -> str:
 
 def _writable(path: str) -> bool:
     return os.access(path if os.path.lexists(path) else os.path.dirname(path) or ".", os.W_OK)
-
-
-Say = Callable[[str], None]

@@ -94,7 +94,7 @@ def _after_head(connection: Connection) -> bytes:
 
 
 def upload(stack: Stack, address: str, port: int, seconds: float) -> Answer:
-    """Send the pattern for so long; what the other side says of it."""
+    """Send the pattern for so long; the other side has to say that it came."""
     connection = stack.connect(address, port)
     try:
         sent, deadline = 0, time.monotonic() + seconds
@@ -104,9 +104,12 @@ def upload(stack: Stack, address: str, port: int, seconds: float) -> Answer:
             if time.monotonic() >= deadline:
                 break
         connection.finish()
-        return {"bytes": sent, "answer": _read_all(connection).decode(errors="replace").strip()}
+        said = _read_all(connection).decode(errors="replace").strip()
     finally:
         connection.close()
+    if said != f"{sent} intact":
+        raise ConnectionError(f"the host says of {sent} bytes: {said!r}")
+    return {"bytes": sent}
 
 
 def _read_all(connection: Connection) -> bytes:

@@ -49,6 +49,25 @@ def _heads(file: BinaryIO) -> Iterator[bytes]:
         file.seek(max(0, kept - HEAD_BYTES), os.SEEK_CUR)
 
 
+def shorten(path: str, snap_length: int) -> None:
+    """Cut the TCP frames of a file to ``snap_length``, in place; everything else stays whole."""
+    with open(path, "r+b") as file:
+        header = file.read(FILE_HEADER.size)
+        if len(header) < FILE_HEADER.size or FILE_HEADER.unpack(header)[0] != MAGIC_NANOSECONDS:
+            raise OSError(f"{path} is not a pcap file of vmwire's")
+        write_at = read_at = file.tell()
+        while len(record := file.read(RECORD.size)) == RECORD.size:
+            seconds, nanoseconds, kept, length = RECORD.unpack(record)
+            frame = file.read(kept if kept <= snap_length else max(snap_length, HEAD_BYTES))
+            if kept > len(frame) and protocol(frame) != "TCP":
+                frame += file.read(kept - len(frame))
+            read_at += RECORD.size + kept
+            file.seek(write_at)
+            write_at += file.write(RECORD.pack(seconds, nanoseconds, len(frame), length) + frame)
+            file.seek(read_at)
+        file.truncate(write_at)
+
+
 def protocol(frame: bytes) -> str:
     """What a frame is, as far as the demo wants to know.
 

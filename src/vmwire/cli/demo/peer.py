@@ -41,7 +41,8 @@ def tell(**what: Any) -> None:
 class Meter:
     """Tells how far a transfer is; not more often than anybody can see."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
         self.begin = time.monotonic()
         self._next = self.begin + TELL_EVERY_S
 
@@ -50,11 +51,12 @@ class Meter:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + TELL_EVERY_S
-            tell(bytes=size, seconds=now - self.begin)
+            tell(kind=self.kind, bytes=size, seconds=now - self.begin)
 
     def end(self, size: int, intact: bool) -> None:
         """It has ended."""
-        tell(done=True, bytes=size, seconds=time.monotonic() - self.begin, intact=intact)
+        seconds = time.monotonic() - self.begin
+        tell(kind=self.kind, done=True, bytes=size, seconds=seconds, intact=intact)
 
 
 class Source(BaseHTTPRequestHandler):
@@ -74,7 +76,7 @@ class Source(BaseHTTPRequestHandler):
         self._give(seconds, limit)
 
     def _give(self, seconds: float, limit: int) -> None:
-        meter, sent = Meter(), 0
+        meter, sent = Meter("download"), 0
         for piece in pattern(limit):
             self.connection.sendall(piece)
             sent += len(piece)
@@ -94,7 +96,7 @@ class Sink(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         self.request.settimeout(SILENCE_S)
-        check, meter = Check(), Meter()
+        check, meter = Check(), Meter("upload")
         while count := self.request.recv_into(check.room()):
             check.took(count)
             meter.at(check.size)

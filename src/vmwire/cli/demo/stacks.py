@@ -25,6 +25,7 @@ from vmwire.wire.frame import F_DATA_VALID, NO_OFFLOAD, Offload
 from vmwire.wire.protocols import dns, icmp
 
 SILENCE_S = 8.0
+OWN_CLIENT = "by vmwire's own client"
 
 
 class Connection(Protocol):
@@ -86,9 +87,9 @@ class KernelStack:
 
     def lease(self) -> tuple[Lease, str]:
         """By udhcpc if it is installed and gets one, else by our own client."""
-        found, by = lease_by_udhcpc(self.interface), "udhcpc"
+        found, by = lease_by_udhcpc(self.interface), "by udhcpc"
         if found is None:
-            found, by = lease_by_packets(self.interface), "vmwire's own DHCP client"
+            found, by = lease_by_packets(self.interface), OWN_CLIENT
         self._use(found)
         return found, by
 
@@ -247,7 +248,7 @@ class RingStack:
 
     def lease(self) -> tuple[Lease, str]:
         """By our own client."""
-        return self._guest.lease_by_dhcp(), "vmwire's own DHCP client"
+        return self._guest.lease_by_dhcp(), OWN_CLIENT
 
     def ping(self, address: str) -> float:
         """One echo."""

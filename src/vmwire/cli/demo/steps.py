@@ -9,13 +9,13 @@ as it should). One that this machine gives no way to try is neither: ``worked`` 
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from vmwire.cli.demo import pcap
+from vmwire.cli.demo.background import Background
 from vmwire.cli.demo.bed import GUEST_PORT, Bed
 from vmwire.cli.demo.helper import Helper, HelperError, module
 from vmwire.cli.demo.screen import Screen, amount, duration, speed
@@ -23,7 +23,6 @@ from vmwire.cli.demo.stacks import ask_name_server
 from vmwire.netdev.user.resolvers import ResolvConf
 from vmwire.wire.protocols.errors import ParseError
 
-T = TypeVar("T")
 LOOK_EVERY_S = 0.1
 ANSWER_S = 12.0
 PINGS = 5
@@ -58,35 +57,6 @@ class Run:
         return self.bed.ask(timeout_s, do, **arguments)
 
 
-class Background(Generic[T]):
-    """Something that runs beside us; ``result`` waits for it, and raises what it raised."""
-
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._work = work
-        self._found: list[T] = []
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._found.append(self._work())
-        except BaseException as error:  # kept for result(), which raises it
-            self._failure = error
-
-    @property
-    def running(self) -> bool:
-        """Whether it still runs."""
-        return self._thread.is_alive()
-
-    def result(self) -> T:
-        """What it gave."""
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-        return self._found[0]
-
-
 # --- the steps -----------------------------------------------------------------------------------
 
 
@@ -94,8 +64,8 @@ def lease(run: Run) -> Outcome:
     """Get an address by DHCP."""
     run.lease = found = run.ask("lease")
     text = (
-        f"{found['address']}/{found['prefix']}, gateway {found['gateway']}, name server "
-        f"{found['dns']}, MTU {found['mtu']} (asked by {found['by']})"
+        f"{found['address']}/{found['prefix']}, gateway {found['gateway']}, DNS {found['dns']} "
+        f"({found['by']})"
     )
     return Outcome(True, f"{found['address']} after {duration(found['took'])}", text)
 
@@ -120,11 +90,11 @@ def names(run: Run) -> Outcome:
         return _judged_by_host(run.name, f"{server} gave no answer ({error})")
     took = duration(reply["took"])
     if reply["addresses"]:
-        text = f"{run.name} is {reply['addresses'][0]}, says {server} (after {took})"
+        text = f"{run.name} is {reply['addresses'][0]}, says {server}"
         return Outcome(True, took, text)
     if reply["code"] in TRUE_ANSWERS:
-        text = f"{server} passed on what this host's resolver says: {run.name} has no address here"
-        return Outcome(True, f"{took} (relayed: no such name)", text)
+        text = f"{run.name} has no address, says this host's resolver through {server}"
+        return Outcome(True, f"{took} (the answer: no such name)", text)
     return _judged_by_host(run.name, f"{server} answered {reply['code']}")
 
 
@@ -159,41 +129,41 @@ def download(run: Run) -> Outcome:
 def upload(run: Run) -> Outcome:
     """Send to a sink on the host's loopback, which looks at every byte."""
     got, moved = _transfer(run, "upload", port=run.ports["sink"], seconds=run.seconds)
-    wanted = f"{got['bytes']} intact"
-    return _moved("to the host", moved, moved["intact"] and got["answer"] == wanted)
+    intact = moved["intact"] and got["bytes"] == moved["bytes"]
+    return _moved("to a sink on the host", moved, intact)
 
 
 def _moved(where: str, moved: dict[str, Any], intact: bool) -> Outcome:
     fast = speed(moved["bytes"], moved["seconds"])
-    what = "every byte compared" if intact else "but NOT as it was sent"
-    text = f"{fast}: {amount(moved['bytes'])} {where} in {moved['seconds']:.1f} s, {what}"
+    verdict = "and intact" if intact else "but NOT as it was sent"
+    text = f"{fast}: {amount(moved['bytes'])} {where}, {verdict}"
     return Outcome(intact, fast if intact else "damaged", text)
 
 
 def _transfer(run: Run, name: str, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Let the guest move data, and show how far it is; what the guest and the host say of it."""
     address = run.lease["gateway"]
+    limit_s = run.seconds + ANSWER_S
     with run.bed.bulk():
-        work = Background(
-            lambda: run.ask(name, run.seconds + ANSWER_S, address=address, **arguments)
-        )
-        moved: dict[str, Any] = {}
-        while not moved.get("done") and (work.running or not moved):
-            moved = run.peer.hear(LOOK_EVERY_S) or moved
-            if moved:
-                run.screen.running(name, _progress(run, moved))
-            elif not work.running:
-                break
+        work = Background(lambda: run.ask(name, limit_s, address=address, **arguments))
+        while work.running():
+            said = _heard(run, name, LOOK_EVERY_S)
+            if said is not None and said.get("done"):
+                return work.result(), said
         got = work.result()
-    if not moved.get("done"):
-        moved = _last_word(run.peer)
-    return got, moved
+        while not (said := _heard(run, name, limit_s) or {"done": True}).get("done"):
+            pass
+    if "bytes" not in said:
+        raise HelperError("the host's side says nothing about its end")
+    return got, said
 
 
-def _last_word(peer: Helper) -> dict[str, Any]:
-    """What the host's side says at the end of a transfer that the guest has ended."""
-    while not (said := peer.answer(ANSWER_S)).get("done"):
-        pass
+def _heard(run: Run, name: str, timeout_s: float) -> dict[str, Any] | None:
+    """What the host's side of a transfer says next, if it does; shown."""
+    said = run.peer.hear(timeout_s)
+    if said is None or said["kind"] != name:  # or late news of an earlier one
+        return None
+    run.screen.running(name, _progress(run, said))
     return said
 
 
@@ -216,10 +186,9 @@ def forward(run: Run) -> Outcome:
     took = duration(time.monotonic() - begin)
     heard = work.result()["heard"]
     worked = (heard, answer) == (HELLO.decode().strip(), b"hello from the guest\n")
-    text = (
-        f"127.0.0.1:{port} on the host leads to the guest's port {GUEST_PORT}; "
-        f"'{answer.decode(errors='replace').strip()}' came back"
-    )
+    text = f"127.0.0.1:{port} on the host leads to {run.lease['address']}:{GUEST_PORT}, and back"
+    if not worked:
+        text = f"the guest heard {heard!r} and the host {answer!r}"
     return Outcome(worked, f"{took} for both greetings" if worked else "wrong data", text)
 
 
@@ -227,10 +196,7 @@ def record(run: Run) -> Outcome:
     """Look at the pcap file, which is complete when the network has gone."""
     run.bed.close()
     found = pcap.summary(run.pcap)
-    text = (
-        f"{found.frames:,} frames in {run.pcap} ({amount(found.size)}; open it with Wireshark or "
-        "tcpdump -r)"
-    )
+    text = f"{run.pcap}: {found.frames:,} frames, {amount(found.size)} (long ones are cut)"
     worked = {"ARP", "DHCP", "TCP"} <= found.protocols
     return Outcome(worked, f"{found.frames:,} frames", text)
 
