@@ -232,7 +232,12 @@ class Icmp:
             self.counters["bad header"] += 1
             return
         quote = head[IP_AT : IP_AT + header.length + header.payload_length]
-        if not self._plan.inside(header.src) or not icmp.may_report(header, quote[header.length :]):
+        for_many = head[0] & 1 or self._plan.for_many(header.dst)
+        if (
+            for_many
+            or not self._plan.inside(header.src)
+            or not icmp.may_report(header, quote[header.length :])
+        ):
             self.counters["not to be answered"] += 1
             return
         if not self._allowed():

@@ -65,12 +65,14 @@ class Plan:
         """Whether ``address`` is one that the network itself answers for."""
         return address in (self.gateway, self.dns)
 
+    def for_many(self, address: bytes) -> bool:
+        """Whether ``address`` is a group's, or everybody's in the network."""
+        return address[0] >= 224 or address in (self.network, self.broadcast)
+
     def may_send(self, address: bytes) -> bool:
         """Whether a guest (or one that it routes for) can have ``address``."""
         first = address[0]
-        if first == 0 or first == 127 or first >= 224 or self.own(address):
-            return False
-        return address not in (self.network, self.broadcast)
+        return not (first == 0 or first == 127 or self.own(address) or self.for_many(address))
 
     def outside(self, address: bytes) -> bytes | None:
         """Where on the host's side ``address`` (as the guest says it) is; None: nowhere.

@@ -56,6 +56,9 @@ PROTOCOL_TCP = 6
 ALL_BACKLOGS = 16 << 20
 """Bytes of all flows' backlogs together."""
 
+LARGE_DISCARD = 64 << 10
+"""Acknowledged bytes that are not kept in the socket until there is time to discard them."""
+
 TICK_S = 0.1
 SWEEP_S = 60.0
 IDLE_S = 7200.0
@@ -139,6 +142,8 @@ class TcpTable:
         self._pushes: dict[TcpFlow, None] = {}
         self._acks: dict[TcpFlow, None] = {}
         self._discards: dict[TcpFlow, None] = {}
+        self._late_acks: dict[TcpFlow, None] = {}
+        self._idle_due = False
         self._waiting: dict[TcpFlow, None] = {}
         self._tick_timer: Timer | None = None
         self._sweep_timer = loop.call_later(SWEEP_S, self._sweep)
@@ -182,14 +187,36 @@ class TcpTable:
                 self._acks.pop(flow, None)
                 flow.push()
         if self._discards:
-            discards, self._discards = self._discards, {}
-            for flow in discards:
+            for flow in [flow for flow in self._discards if flow.acknowledged >= LARGE_DISCARD]:
+                del self._discards[flow]
                 flow.discard()
+            self._put_off()
         if self._acks:
             acks, self._acks = self._acks, {}
             for flow in acks:
                 if flow.state is ESTABLISHED:
                     flow.send_ack()
+
+    def _put_off(self) -> None:
+        if not self._idle_due:
+            self._idle_due = True
+            self.loop.put_off(self._on_idle)
+
+    def _on_idle(self) -> None:
+        """Nothing else is to be done: do what had time."""
+        self._idle_due = False
+        late, self._late_acks = self._late_acks, {}
+        for flow in late:
+            if flow.ack_owed and flow.state is ESTABLISHED:
+                flow.send_ack()
+        discards, self._discards = self._discards, {}
+        for flow in discards:
+            flow.discard()
+
+    def ack_later(self, flow: TcpFlow) -> None:
+        """``flow`` owes its guest an acknowledgement that data may carry in a moment."""
+        self._late_acks[flow] = None
+        self._put_off()
 
     def owe_discard(self, flow: TcpFlow) -> None:
         """``flow`` was acknowledged data in this burst."""
@@ -210,7 +237,7 @@ class TcpTable:
         """A segment without a flow, or a SYN."""
         flow = self.flows.get(segment.key)
         flags = segment.flags
-        if head[0] & 1:
+        if head[0] & 1 or self.plan.for_many(segment.key[4:8]):
             self.counters["broadcast"] += 1  # TCP has two ends (RFC 1122, 4.2.3.10)
         elif flow is None:
             if flags & (SYN | ACK | RST | FIN) == SYN:
@@ -464,6 +491,7 @@ class TcpTable:
         self._pushes.pop(flow, None)
         self._acks.pop(flow, None)
         self._discards.pop(flow, None)
+        self._late_acks.pop(flow, None)
         self._feeder.forget(flow)
         self.backlogs -= len(flow.backlog)
         flow.let_go()
