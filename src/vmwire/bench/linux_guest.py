@@ -16,6 +16,7 @@ import subprocess
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 from vmwire.bench import initramfs
 from vmwire.bench.initramfs import Initramfs
@@ -29,10 +30,7 @@ TOOL_TIMEOUT_S = 20
 _VERSION_POINTER = 0x20E
 _SETUP_START = 0x200
 _ELF = b"\x7fELF"
-_PACKINGS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
-    (b"\xfd7zXZ\0", lambda data: lzma.LZMADecompressor().decompress(data)),
-    (b"\x1f\x8b\x08", lambda data: zlib.decompressobj(31).decompress(data)),
-)
+_PIECE = 1 << 18
 _PVH_ENTRY = 18  # the ELF note by which QEMU starts an uncompressed kernel
 
 
@@ -99,17 +97,39 @@ def unpacked_kernel(kernel: bytes) -> bytes | None:
 
     None if it is packed in a way that Python can't open, or can't be started unpacked.
     """
-    for magic, unpack in _PACKINGS:
+    for magic, opener in _OPENERS.items():
         at = kernel.find(magic)
         while at >= 0:
-            try:
-                data = unpack(kernel[at:])
-            except (lzma.LZMAError, zlib.error):
-                data = b""
+            data = _unpacked(kernel, at, opener())
             if data.startswith(_ELF):
                 return data if _starts_unpacked(data) else None
             at = kernel.find(magic, at + 1)
     return None
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+_OPENERS: dict[bytes, Callable[[], _Decompressor]] = {
+    b"\xfd7zXZ\0": lzma.LZMADecompressor,
+    b"\x1f\x8b\x08": lambda: zlib.decompressobj(31),
+}
+
+
+def _unpacked(packed: bytes, start: int, opener: _Decompressor) -> bytes:
+    """What begins there; empty if it is no such thing. In pieces, so that Ctrl-C is heard."""
+    parts = []
+    try:
+        for at in range(start, len(packed), _PIECE):
+            parts.append(opener.decompress(packed[at : at + _PIECE]))
+            if opener.eof:
+                break
+    except (lzma.LZMAError, zlib.error):
+        return b""
+    return b"".join(parts)
 
 
 def _starts_unpacked(elf: bytes) -> bool:

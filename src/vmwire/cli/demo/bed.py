@@ -63,6 +63,7 @@ class LocalBed:
         forward = f"tcp:127.0.0.1:{self.forward_port}-:{GUEST_PORT}"
         self.netdev = f"-netdev user,id={NETDEV},hostfwd={forward}"
         self._resources = ExitStack()
+        self._files = self._resources.enter_context(ExitStack())
         try:
             self._network = self._resources.enter_context(Network())
             self._network.add_netdev("user", id=NETDEV, hostfwd=[forward])
@@ -70,6 +71,7 @@ class LocalBed:
             self._capture = self._add_capture(pcap)
             self._helper = self._start_guest(kind)
             self._expect_ready()
+            self._files.close()  # the guest is connected: nobody needs the socket's name any more
         except BaseException:
             self.close()
             raise
@@ -89,7 +91,7 @@ class LocalBed:
             return self._helper_on(module("inside", "kernel", "eth0"), box.start)
         self.guest = "a driver and TCP/IP in plain Python on the other side of the card's rings"
         folder = tempfile.mkdtemp(prefix="vmwire-demo-")
-        self._resources.callback(shutil.rmtree, folder, ignore_errors=True)
+        self._files.callback(shutil.rmtree, folder, ignore_errors=True)
         path = os.path.join(folder, "card.sock")
         self._network.add_nic("virtio-net-pci", id="card", netdev=NETDEV, socket=path)
         return self._helper_on(module("inside", "ring", path))

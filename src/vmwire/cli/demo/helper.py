@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 END_S = 2.0
+PR_SET_PDEATHSIG = 1
 Start = Callable[..., "subprocess.Popen[Any]"]
 
 
@@ -26,6 +29,11 @@ class HelperError(Exception):
 def module(name: str, *arguments: str) -> list[str]:
     """The words that run one of our modules as a program."""
     return [sys.executable, "-P", "-m", f"vmwire.cli.demo.{name}", *arguments]
+
+
+def die_with_parent() -> None:
+    """Let this process be killed when its parent is, however that comes (prctl(2))."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 class Helper:

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vmwire.bench.pattern import Check, pattern
+from vmwire.cli.demo.helper import die_with_parent
 from vmwire.cli.demo.stacks import Connection, KernelStack, RingStack, Stack
 from vmwire.wire.protocols.errors import ParseError
 
@@ -147,6 +148,7 @@ ORDERS: dict[str, Callable[..., Answer]] = {
 
 def main(kind: str, where: str) -> None:
     """Take orders until standard input ends."""
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started us
     stack: Stack = KernelStack(where) if kind == "kernel" else RingStack(where)
     answer({"ready": True})

@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from vmwire.bench.pattern import Check, pattern
+from vmwire.cli.demo.helper import die_with_parent
 
 TELL_EVERY_S = 0.1
 SILENCE_S = 10.0
@@ -124,6 +125,7 @@ class HttpServer(ThreadingHTTPServer):
 
 def main() -> None:
     """Serve until standard input ends."""
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started us
     servers = (HttpServer(("127.0.0.1", 0), Source), Server(("127.0.0.1", 0), Sink))
     for server in servers:

@@ -48,7 +48,7 @@ class Screen:
         """Show how far a step is, in a terminal."""
         if self.live:
             begin = f"  {self._painted('·', GREY)} {name:<{NAME_WIDTH}}"
-            self._out.write(f"\r\x1b[K{begin}{text[: WIDTH - NAME_WIDTH - 4]}")
+            self._out.write(f"\r\x1b[K{begin}{text}")
             self._out.flush()
             self._is_open = True
 

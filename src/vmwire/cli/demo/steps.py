@@ -144,23 +144,23 @@ def _transfer(run: Run, name: str, **arguments: Any) -> tuple[dict[str, Any], di
     """Let the guest move data, and show how far it is; what the guest and the host say of it."""
     address = run.lease["gateway"]
     limit_s = run.seconds + ANSWER_S
+    deadline = time.monotonic() + limit_s
+    said: dict[str, Any] = {}
     with run.bed.bulk():
         work = Background(lambda: run.ask(name, limit_s, address=address, **arguments))
-        while work.running():
-            said = _heard(run, name, LOOK_EVERY_S)
-            if said is not None and said.get("done"):
-                return work.result(), said
+        while not said.get("done") and time.monotonic() < deadline:
+            said = _heard(run, name) or said
+            if not work.running():
+                work.result()  # which says so if it failed
         got = work.result()
-        while not (said := _heard(run, name, limit_s) or {"done": True}).get("done"):
-            pass
-    if "bytes" not in said:
-        raise HelperError("the host's side says nothing about its end")
+    if not said.get("done"):
+        raise HelperError("the host's side of it came to no end")
     return got, said
 
 
-def _heard(run: Run, name: str, timeout_s: float) -> dict[str, Any] | None:
+def _heard(run: Run, name: str) -> dict[str, Any] | None:
     """What the host's side of a transfer says next, if it does; shown."""
-    said = run.peer.hear(timeout_s)
+    said = run.peer.hear(LOOK_EVERY_S)
     if said is None or said["kind"] != name:  # or late news of an earlier one
         return None
     run.screen.running(name, _progress(run, said))

@@ -9,11 +9,9 @@ wants is typed there. Everything that is looked for is said in one line if it is
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +29,7 @@ from vmwire.bench.pattern import pattern_sha256
 from vmwire.cli.demo import pcap
 from vmwire.cli.demo.background import Background
 from vmwire.cli.demo.bed import BULK_SNAP_LENGTH, GUEST_PORT, NETDEV, free_port
-from vmwire.cli.demo.helper import HelperError
+from vmwire.cli.demo.helper import HelperError, die_with_parent
 from vmwire.cli.demo.stacks import lease_from_names
 from vmwire.daemon import rundir
 from vmwire.errors import ConfigError
@@ -47,7 +45,6 @@ END_S = 5.0
 KERNEL_WORDS = (
     "console=ttyS0 quiet loglevel=1 panic=-1 random.trust_cpu=on tsc=reliable no_timer_check"
 )
-PR_SET_PDEATHSIG = 1
 
 Say = Callable[[str], None]
 
@@ -149,11 +146,13 @@ class VmBed:
         self._process: subprocess.Popen[bytes] | None = None
         self._resources = ExitStack()
         try:
-            say("making the guest's image")
+            say("making the guest's image ...")
             self._folder = Path(tempfile.mkdtemp(prefix="vmwire-demo-"))
-            self._resources.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            files = self._resources.enter_context(ExitStack())
+            files.callback(shutil.rmtree, self._folder, ignore_errors=True)
             self._start(self._command(parts, accel))
             self._wait_booted(BOOT_S[accel], f"the guest is booting ({accel})", say)
+            files.close()  # QEMU has read them
         except BaseException:
             self.close()
             raise
@@ -197,7 +196,7 @@ class VmBed:
                 stdout=qemus.fileno(),
                 stderr=self._errors,
                 start_new_session=True,  # Ctrl-C is for us, and we end it
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def _last_words(self) -> str:
@@ -324,11 +323,6 @@ def read_nslookup(output: str) -> dict[str, Any]:
         "code": failure[1] if failure else "NOERROR",
         "addresses": re.findall(r"^Address[ \d]*: ([\d.]+)", answer, re.MULTILINE),
     }
-
-
-def _die_with_parent() -> None:
-    """Between fork and exec: this process gets a signal when the demo is killed."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _wait_gone(path: str) -> None:
