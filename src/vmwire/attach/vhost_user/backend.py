@@ -323,6 +323,7 @@ class Backend:
         queue, addresses = ring.queue, ring.addresses
         if queue is None or addresses is None:
             return
+        self.nic.let_go()  # chains that were taken without a log have left no address behind
         logs = self.features & VHOST_F_LOG_ALL and self._log is not None
         queue.dirty = self._log.mark if logs and self._log is not None else None
         queue.used_log = addresses.log if addresses.flags & VRING_F_LOG else None
