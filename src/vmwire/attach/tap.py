@@ -70,6 +70,8 @@ TURN_BYTES = 2 << 20
 """What is read at most before other descriptors get their turn (some 500 small frames)."""
 FRAME_BYTES = 4096
 """What any frame costs of that, besides its bytes."""
+ASK_FOR_MORE = 8
+"""Frames that come one by one before a second one is asked for."""
 SLOT_BYTES = HEADER.size + MAX_FRAME
 
 
@@ -137,6 +139,8 @@ class TapPort:
         self._slots = [_Slot() for _ in range(BATCH_FRAMES)]
         self._refused: list[Frame] = []
         self._staged = memoryview(bytearray(SLOT_BYTES))
+        self._in_bursts = True
+        self._alone = 0
         self._unsent = 0
         """Bytes of a committed reservation that the tap had no room for."""
         self._events = 0
@@ -213,6 +217,15 @@ class TapPort:
 
     # From the tap to the wire
 
+    def _one_slot(self) -> list[_Slot]:
+        """Return where to read when frames come one by one.
+
+        Asking for a second one in vain costs a system call; if there is one, readiness says so at
+        once. Now and then it is worth asking whether they come in bursts by now.
+        """
+        self._alone += 1
+        return self._slots[: 1 if self._alone % ASK_FOR_MORE else 2]
+
     def _read(self) -> None:
         readinto, slots = self._file.readinto, self._slots
         unpack, send = Offload.unpack, self.port.send
@@ -220,7 +233,7 @@ class TapPort:
         budget, cost = TURN_BYTES, FRAME_BYTES
         while budget > 0:
             frames = []
-            for slot in slots:
+            for slot in slots if self._in_bursts else self._one_slot():
                 length = readinto(slot.whole)
                 if length is None:
                     budget = 0
@@ -232,6 +245,9 @@ class TapPort:
                     break
             if not frames:
                 return
+            if not self._in_bursts:
+                budget = 0
+            self._in_bursts = len(frames) > 1
             taken = send(frames)
             if taken < len(frames):
                 self._refused = frames[taken:]

@@ -28,6 +28,7 @@ GATEWAY_MAC = bytes.fromhex("52550a000202")
 GUEST = bytes((10, 0, 2, 15))
 GATEWAY = bytes((10, 0, 2, 2))
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
+MASK = 0xFFFFFFFF
 
 
 class Bench:
@@ -96,9 +97,10 @@ class Bench:
     # Time and waiting
 
     def settle(self, turns: int = 6) -> None:
-        """Run the loop until it has nothing to do."""
+        """Run the loop until it has nothing to do, and is idle."""
         for _ in range(turns):
             self.loop.turn(0)
+        self.loop.idle()
 
     def wait_until(self, true: Callable[[], object]) -> None:
         """Run the loop until ``true``; the kernel's loopback takes a moment."""
@@ -106,6 +108,7 @@ class Bench:
             if true():
                 return
             self.loop.turn(0.001)
+            self.loop.idle()
         raise AssertionError("it did not happen")
 
     def pass_time(self, seconds: float) -> None:
@@ -204,7 +207,7 @@ class Reassembly:
     """A guest's receiving side that keeps what comes out of order, as real ones do."""
 
     def __init__(self, ack: int) -> None:
-        self._start = ack
+        self.start = ack
         self._bytes = bytearray()
         self._have = bytearray()
         self.data = b""
@@ -212,10 +215,10 @@ class Reassembly:
     @property
     def ack(self) -> int:
         """The next sequence number that is missing."""
-        return self._start + len(self.data)
+        return self.start + len(self.data)
 
     def take(self, segment: tcp.Segment) -> None:
-        at = (segment.seq - self._start) & 0xFFFFFFFF
+        at = (segment.seq - self.start) & 0xFFFFFFFF
         if at >= 1 << 31:
             return  # a probe of before the beginning
         size = len(segment.payload)

@@ -163,7 +163,8 @@ class TcpFeeder:
         return count
 
     def _data_headers(self, flow: TcpFlow, size: int) -> bytes:
-        return flow.pack_headers(size, flow.snd_nxt, ACK | PSH, flow.last_window)
+        flow.ack_owed = False
+        return flow.pack_headers(size, flow.snd_nxt, ACK | PSH, flow.promised())
 
     def _peek(self, flow: TcpFlow, views: Sequence[View]) -> int:
         """Peek what comes behind the bytes under way; 0: nothing there, or the end, or an error."""

@@ -128,6 +128,7 @@ class TcpFlow:
     """One connection. Made by ``TcpTable``, which finds it for each segment of the guest."""
 
     __slots__ = (
+        "ack_owed",
         "acknowledged",
         "addresses",
         "addresses_sum",
@@ -136,6 +137,7 @@ class TcpFlow:
         "checksum_offload",
         "chunk",
         "dup_acks",
+        "enough",
         "ethernet",
         "failed",
         "fd",
@@ -151,7 +153,6 @@ class TcpFlow:
         "key",
         "last_edge",
         "last_heard",
-        "last_window",
         "mss",
         "peeked_to",
         "peer_closed",
@@ -204,8 +205,10 @@ class TcpFlow:
         """What is acknowledged: the guest's sequence number up to which the kernel has it."""
         self.last_edge = 0
         """The right edge of the window that the guest knows (a sequence number)."""
-        self.last_window = 0
-        """The header's window field as it was last sent."""
+        self.enough = 0
+        """Bytes of window that the guest needs to have left for the socket not to be asked."""
+        self.ack_owed = False
+        """Whether something was taken that the guest hasn't heard of."""
         self.pending: list[View] = []
         self.pending_bytes = 0
         self.backlog = bytearray()
@@ -291,28 +294,46 @@ class TcpFlow:
 
     def send_final_ack(self) -> None:
         """After the end: the guest did not hear that its FIN was."""
-        headers = self.pack_headers(0, self.snd_nxt, ACK, self.last_window)
+        headers = self.pack_headers(0, self.snd_nxt, ACK, self.promised())
         self.table.output.frame(Frame.of(headers))
 
     def window(self) -> int:
-        """Measure the socket's room and return it as the header's window field."""
+        """Return the header's window field, for a segment that acknowledges what was taken.
+
+        The socket is asked for its room when the guest has used up a part of what it was promised.
+        """
+        self.ack_owed = False
+        left = (self.last_edge - self.taken_to) & MASK
+        if self.enough < left < HALF:
+            return self._scaled_up(left)
         buffer, room = self._measure()
         least = min(2 * self.mss, buffer // LEAST_OF_BUFFER)
         if self.shut or room < least >> 1:
             room = 0
-        shift = WINDOW_SHIFT if self.guest_shift >= 0 else 0
-        scaled = min(room >> shift, 0xFFFF)
-        edge = (self.taken_to + (scaled << shift)) & MASK
-        if (edge - self.last_edge) & MASK >= HALF:
-            # never take back what was promised (RFC 9293, 3.8.6)
-            owed = (self.last_edge - self.taken_to) & MASK
-            scaled = min((owed + (1 << shift) - 1) >> shift, 0xFFFF)
-            edge = (self.taken_to + (scaled << shift)) & MASK
-        self.last_edge = edge
-        self.last_window = scaled
-        if room < least and scaled << shift < least and not self.shut:
+        # never take back what was promised (RFC 9293, 3.8.6)
+        scaled = max(self._scaled_down(room), self._scaled_up(left) if left < HALF else 0)
+        open_for = scaled << (WINDOW_SHIFT if self.guest_shift >= 0 else 0)
+        self.last_edge = (self.taken_to + open_for) & MASK
+        self.enough = open_for - (open_for >> 2)
+        if room < least and open_for < least and not self.shut:
             self._hold_back()
         return scaled
+
+    def promised(self) -> int:
+        """Return the window field that promises (next to) nothing new."""
+        left = (self.last_edge - self.taken_to) & MASK
+        return self._scaled_up(left) if left < HALF else 0
+
+    def _scaled_up(self, left: int) -> int:
+        """Scale what was promised; rounded up, so that the edge doesn't move back."""
+        if self.guest_shift < 0:
+            return min(left, 0xFFFF)
+        scaled = min((left + (1 << WINDOW_SHIFT) - 1) >> WINDOW_SHIFT, 0xFFFF)
+        self.last_edge = (self.taken_to + (scaled << WINDOW_SHIFT)) & MASK
+        return scaled
+
+    def _scaled_down(self, window: int) -> int:
+        return min(window >> (WINDOW_SHIFT if self.guest_shift >= 0 else 0), 0xFFFF)
 
     def _hold_back(self) -> None:
         """The guest has next to no window: have the socket tell when it takes more.
@@ -337,11 +358,9 @@ class TcpFlow:
             options += b"\x01\x03\x03" + bytes((WINDOW_SHIFT,))
         window = min(self._measure()[1], 0xFFFF)  # the window of a SYN is never scaled
         if self.guest_shift >= 0:
-            self.last_window = window >> WINDOW_SHIFT
-            window = self.last_window << WINDOW_SHIFT
-        else:
-            self.last_window = window
+            window &= -1 << WINDOW_SHIFT  # what comes next can say the same in its own scale
         self.last_edge = (self.rcv_nxt + window) & MASK
+        self.enough = window - (window >> 2)
         self.table.send_segment(self, self.snd_una, flags, window, options)
         self.snd_nxt = self.snd_max = (self.snd_una + 1) & MASK
         self._arm()
@@ -440,8 +459,7 @@ class TcpFlow:
             self.fin_acked = self.fin_out = True  # even if it was about to be sent again
             data -= 1
         self.snd_una = ack
-        if (self.snd_nxt - ack) & MASK >= HALF:  # a retransmission turned out to be needless
-            self.snd_nxt = ack
+        overtaken = (self.snd_nxt - ack) & MASK >= HALF
         self.dup_acks = 0
         if self.cap < NO_CAP:
             self._recover(ack, acked)
@@ -450,6 +468,9 @@ class TcpFlow:
         if data:
             self.acknowledged += data
             self.table.owe_discard(self)
+        if overtaken:  # a retransmission turned out to be needless: go on behind what it has
+            self.snd_nxt = ack
+            self.discard()
         if self.snd_una == self.snd_max:
             self._disarm()
         else:
@@ -537,9 +558,15 @@ class TcpFlow:
             return
         if self.guest_fin and not self.backlog and not self.shut:
             self._shut_down()
-        if self.state is ESTABLISHED:
-            self.send_ack()
-            self._close_if_done()
+        if self.state is not ESTABLISHED:
+            return
+        if size < 2 * self.mss and not self.guest_fin and not self.backlog:
+            # the answer may carry the acknowledgement; else it goes out when nothing comes
+            self.ack_owed = True
+            self.table.ack_later(self)
+            return
+        self.send_ack()
+        self._close_if_done()
 
     def _push_data(self, views: list[View], size: int) -> None:
         taken = 0
