@@ -36,6 +36,7 @@ WINDOW_SCALE = 7
 FIRST_WAIT_S = 0.3
 LONGEST_WAIT_S = 3.0
 MAX_TRIES = 8
+OVERRIDE_S = 0.2
 HEADERS = 40
 LONGEST_PAYLOAD = 65535 - HEADERS
 NOTHING = memoryview(b"")
@@ -109,8 +110,17 @@ class TcpConnection:
             rest = rest[size:]
 
     def _wait_for_room(self, size: int, timeout_s: float) -> None:
+        """Wait until the peer has room for so much; after a while, for anything at all.
+
+        RFC 9293, section 3.8.6.2.1: small segments are avoided, but not for ever.
+        """
+        override = time.monotonic() + OVERRIDE_S
+
+        def enough() -> bool:
+            return self._room() >= (size if time.monotonic() < override else 1)
+
         self._waiting_for_room = True
-        self._until(lambda: self._room() >= size, timeout_s, "room at the peer")
+        self._until(enough, timeout_s, "room at the peer")
         self._waiting_for_room = False
 
     def receive(self, size: int = 65536, timeout_s: float = 10.0) -> bytes:
