@@ -269,6 +269,8 @@ class Backend:
     @_serves(Request.REM_MEM_REG, 40, fds=1)
     def _rem_mem_reg(self, message: Message) -> None:
         region = self.memory.remove(RegionInfo.unpack(message.payload))
+        if region is None:
+            return
         self.nic.pause()
         self._settling = self._loop.call_later(REPLACEMENT_S, self._settle)
         self._move([region])

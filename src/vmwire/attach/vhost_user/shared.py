@@ -46,7 +46,9 @@ class SharedMemory:
         return old
 
     def add(self, info: RegionInfo, fd: int) -> None:
-        """Map one more region."""
+        """Map one more region. QEMU tells of each once per queue pair; only the first counts."""
+        if info in self._regions:
+            return
         if len(self._regions) >= MAX_SLOTS:
             raise ProtocolError(f"more than {MAX_SLOTS} memory regions")
         region = _map(info, fd)
@@ -57,8 +59,11 @@ class SharedMemory:
             raise
         self._regions[info] = region
 
-    def remove(self, info: RegionInfo) -> Region:
-        """Take a region out; return it, to be closed by the caller. Its offset doesn't matter."""
+    def remove(self, info: RegionInfo) -> Region | None:
+        """Take a region out; return it, to be closed by the caller. Its offset doesn't matter.
+
+        None: it isn't there, which after the first pair's removal is how it should be.
+        """
         for known in self._regions:
             if (known.guest_address, known.size, known.user_address) == (
                 info.guest_address, info.size, info.user_address,
@@ -66,7 +71,7 @@ class SharedMemory:
                 region = self._regions.pop(known)
                 self.current = GuestMemory(self._regions.values())
                 return region
-        raise ProtocolError(f"no region at {info.guest_address:#x} to remove")
+        return None
 
     def layout(self, size: int, ring: RingAddresses) -> Layout:
         """Translate a ring's addresses. Raises ``AddressFault``."""
