@@ -208,7 +208,7 @@ class TcpTable:
         late, self._late_acks = self._late_acks, {}
         for flow in late:
             if flow.ack_owed and flow.state is ESTABLISHED:
-                flow.send_ack()
+                flow.send_late_ack()
         discards, self._discards = self._discards, {}
         for flow in discards:
             flow.discard()

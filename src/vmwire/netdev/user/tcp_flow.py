@@ -84,6 +84,7 @@ DONT_FRAGMENT = 0x4000
 
 WINDOW_SHIFT = 7
 MAX_WINDOW = 0xFFFF << WINDOW_SHIFT
+"""More than is ever under way."""
 DEFAULT_MSS = 536
 """RFC 9293, 3.7.1: what a guest that says nothing takes."""
 LEAST_MSS = 48
@@ -206,7 +207,7 @@ class TcpFlow:
         self.last_edge = 0
         """The right edge of the window that the guest knows (a sequence number)."""
         self.enough = 0
-        """Bytes of window that the guest needs to have left for the socket not to be asked."""
+        """Bytes of window that have to be left for a late acknowledgement not to ask the socket."""
         self.ack_owed = False
         """Whether something was taken that the guest hasn't heard of."""
         self.pending: list[View] = []
@@ -292,20 +293,25 @@ class TcpFlow:
         headers = self.pack_headers(0, self.snd_nxt, ACK, self.window())
         self.table.output.frame(Frame.of(headers))
 
+    def send_late_ack(self) -> None:
+        """The same for a few bytes, without asking the socket while the window is wide open."""
+        left = (self.last_edge - self.taken_to) & MASK
+        if self.enough < left < HALF:
+            self.ack_owed = False
+            headers = self.pack_headers(0, self.snd_nxt, ACK, self._scaled_up(left))
+            self.table.output.frame(Frame.of(headers))
+        else:
+            self.send_ack()
+
     def send_final_ack(self) -> None:
         """After the end: the guest did not hear that its FIN was."""
         headers = self.pack_headers(0, self.snd_nxt, ACK, self.promised())
         self.table.output.frame(Frame.of(headers))
 
     def window(self) -> int:
-        """Return the header's window field, for a segment that acknowledges what was taken.
-
-        The socket is asked for its room when the guest has used up a part of what it was promised.
-        """
+        """Measure the socket's room and return it as the header's window field."""
         self.ack_owed = False
         left = (self.last_edge - self.taken_to) & MASK
-        if self.enough < left < HALF:
-            return self._scaled_up(left)
         buffer, room = self._measure()
         least = min(2 * self.mss, buffer // LEAST_OF_BUFFER)
         if self.shut or room < least >> 1:
@@ -438,8 +444,8 @@ class TcpFlow:
         acked = (ack - self.snd_una) & MASK
         under_way = (self.snd_max - self.snd_una) & MASK
         if acked > under_way:
-            if acked < HALF:
-                self.send_ack()  # it acknowledges what was never sent
+            if acked < HALF or MASK + 1 - acked > MAX_WINDOW:
+                self.send_ack()  # of what was never sent, or too long ago (RFC 5961, 5.2)
                 return False
             return True
         grown = window > self.guest_window
