@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -38,6 +39,11 @@ class Member:
     def outward(self) -> Port:
         """The port that a wire is joined to: the last filter's, or the member's own."""
         return sides(self, self.filters[-1].box)[1] if self.filters else self.box.port
+
+    def set_link(self, up: bool) -> None:
+        """Pull or plug its cable. A card whose driver has a say in it too does it itself."""
+        pull: Callable[[bool], None] = getattr(self.box, "set_link", self.box.port.set_link)
+        pull(up)
 
 
 def sides(member: Member, box: Through) -> tuple[Port, Port]:

@@ -173,7 +173,7 @@ class Network:
 
     def set_link(self, id: str, up: bool, *, kind: Kind | None = None) -> None:
         """Pull or plug a member's cable; what is at the other end sees it."""
-        self.loop.call(lambda: self._member(id, kind).box.port.set_link(up))
+        self.loop.call(lambda: self._member(id, kind).set_link(up))
 
     # Filters
 

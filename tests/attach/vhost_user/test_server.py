@@ -18,6 +18,7 @@ from vmwire.bench.vhost_user import FrontEnd, NetDriver
 from vmwire.engine.host import Host
 from vmwire.engine.loop import Loop
 from vmwire.errors import ConfigError
+from vmwire.network import Network
 from vmwire.nic.options import VirtioNetPciOptions
 
 FRAME = bytes(range(100))
@@ -154,6 +155,18 @@ def test_a_card_needs_a_socket() -> None:
     with pytest.raises(ConfigError, match="socket=PATH"):
         VhostUserNic(VirtioNetPciOptions(id="n0")).open(Host(loop))
     loop.close()
+
+
+def test_a_pulled_cable_stays_pulled_when_the_driver_starts(tmp_path: Path) -> None:
+    with Network() as net:
+        net.add_nic("virtio-net-pci", id="n0", socket=str(tmp_path / "n0"))
+        net.set_link("n0", False)
+        with NetDriver(str(tmp_path / "n0")) as driver:
+            driver.send(FRAME)
+            assert driver.drained()
+            assert net.stats()["devices"]["n0"]["link"] is False
+            net.set_link("n0", True)
+            assert net.stats()["devices"]["n0"]["link"] is True
 
 
 def test_statistics_tell_what_was_negotiated(tmp_path: Path) -> None:

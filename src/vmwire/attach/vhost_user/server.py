@@ -92,6 +92,10 @@ class VhostUserNic:
             host.store.drop(self._store_name)
             _remove(self.options.socket or "")
 
+    def set_link(self, up: bool) -> None:
+        """Plug or pull the cable. The wire's other end sees it; the guest can't be told."""
+        self.chip.set_link(up)
+
     # Machines that come and go
 
     def _on_connection(self, events: int) -> None:
