@@ -63,6 +63,8 @@ def read_reply(message: bytes) -> Reply:
         kind, _, _, length = RECORD_TAIL.unpack_from(message, at)
         at += RECORD_TAIL.size
         data = message[at : at + length]
+        if len(data) < length:
+            raise ParseError("DNS record ends beyond the message")
         at += length
         if kind == dns.TYPE_A and len(data) == 4:
             addresses.append(socket.inet_ntoa(data))

@@ -339,7 +339,7 @@ class IpGuest:
             self._send(ethernet.BROADCAST, ethernet.ETHERTYPE_ARP, request.emit())
             try:
                 what = f"{socket.inet_ntoa(station)}'s answer to ARP"
-                self.until(lambda: station in self._macs, ASK_AGAIN_S, what)
+                self.until(lambda: station in self._macs, min(ASK_AGAIN_S, timeout_s), what)
             except TimeoutError:
                 if time.monotonic() >= deadline:
                     raise

@@ -35,11 +35,13 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from vmwire import __version__
+from vmwire.bench import dns_client
 from vmwire.cli.demo.bed import Bed, open_local_bed
 from vmwire.cli.demo.screen import Screen, duration
 from vmwire.cli.demo.steps import STEPS, Outcome, Run, start_peer, take
 from vmwire.errors import ConfigError
 
+NEXT = "Next: vmwire in front of your own QEMU command. vmwire --help says more."
 DEFAULT_PCAP = "vmwire-demo.pcap"
 DEFAULT_NAME = "mirror.example"
 DEFAULT_SECONDS = 2.0
@@ -55,6 +57,11 @@ class Arguments:
 
     vm: bool = False
     given: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What is to be resolved."""
+        return self.given.get("name", DEFAULT_NAME)
 
     @property
     def seconds(self) -> float:
@@ -118,6 +125,10 @@ def _check(arguments: Arguments) -> None:
         raise ConfigError(f"expects one of {', '.join(GUESTS)}", f"--guest {guest}")
     if arguments.vm and guest is not None:
         raise ConfigError("can't be used together with --vm", "--guest")
+    try:
+        dns_client.query(arguments.name, 0)
+    except ValueError:
+        raise ConfigError("is not a domain name", f"--name {arguments.name}") from None
     for name in VM_OPTIONS:
         if name in given and not arguments.vm:
             raise ConfigError("is for --vm", f"--{name}")
@@ -137,8 +148,7 @@ def show(arguments: Arguments, screen: Screen) -> int:
         resources.callback(bed.close)
         screen.clear()
         _introduce(screen, bed, remark)
-        name = arguments.given.get("name", DEFAULT_NAME)
-        run = Run(bed, peer, screen, seconds, name, pcap, ports)
+        run = Run(bed, peer, screen, seconds, arguments.name, pcap, ports)
         outcomes = [take(step, run) for step in STEPS]
     return _conclude(screen, outcomes, time.monotonic() - begin)
 
@@ -171,6 +181,8 @@ def _conclude(screen: Screen, outcomes: list[Outcome], seconds: float) -> int:
     untried = [what for what, worked, _ in rows if worked is None]
     screen.line()
     screen.line(f"{_sentence(failed, untried)} ({duration(seconds)})")
+    if not failed:
+        screen.line(NEXT)
     return 1 if failed else 0
 
 

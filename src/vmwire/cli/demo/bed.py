@@ -89,7 +89,7 @@ class LocalBed:
             box = self._network.devices["guest"].box
             assert isinstance(box, NetnsNic)
             return self._helper_on(module("inside", "kernel", "eth0"), box.start)
-        self.guest = "a driver and TCP/IP in plain Python on the other side of the card's rings"
+        self.guest = "a driver with TCP/IP in plain Python at the card's rings, no VM"
         folder = tempfile.mkdtemp(prefix="vmwire-demo-")
         self._files.callback(shutil.rmtree, folder, ignore_errors=True)
         path = os.path.join(folder, "card.sock")

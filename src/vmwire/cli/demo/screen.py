@@ -91,6 +91,7 @@ class Screen:
             initial_indent=begin,
             subsequent_indent=" " * len(begin),
             break_on_hyphens=False,
+            break_long_words=False,
         ) or [begin.rstrip()]
         if mark is not None:
             lines[0] = lines[0].replace(mark[0], self._painted(*mark), 1)

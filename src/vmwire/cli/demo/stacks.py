@@ -25,7 +25,7 @@ from vmwire.wire.frame import F_DATA_VALID, NO_OFFLOAD, Offload
 from vmwire.wire.protocols import dns, icmp
 
 SILENCE_S = 8.0
-OWN_CLIENT = "by vmwire's own client"
+OWN_CLIENT = "our own client"
 
 
 class Connection(Protocol):

@@ -215,7 +215,7 @@ class VmBed:
     def _describe(self, parts: Parts, accel: str) -> str:
         release = self._run("uname -r")
         name = os.path.basename(parts.qemu)
-        return f"a VM: Linux {release} in {name} ({accel}), with vmwire in front"
+        return f"Linux {release} in {name} ({accel}), vmwire in front"
 
     # What the guest does
 
@@ -243,7 +243,7 @@ class VmBed:
         found = lease_from_names(dict(line.partition("=")[::2] for line in lines))
         if found is None:
             raise HelperError("the lease names no address")
-        return asdict(found) | {"by": "by udhcpc in the VM", "took": took}
+        return asdict(found) | {"by": "by udhcpc", "took": took}
 
     def _ping(self, timeout_s: float, address: str, count: int) -> dict[str, Any]:
         output = self._run(f"ping -c {count} -i 0.1 -W 2 {address}", timeout_s, may_fail=True)
