@@ -103,8 +103,9 @@ class Timers:
         A call made here may set new timers; those that are due at once wait for the next round,
         so that a timer that re-arms itself with no delay can't hold the loop.
         """
-        now = self.now()
         heap = self._heap
+        if not heap or heap[0][0] > (now := self.now()):
+            return 0
         due: list[Timer] = []
         while heap and heap[0][0] <= now:
             due.append(heappop(heap)[2])

@@ -59,6 +59,7 @@ class Loop:
     def __init__(self, clock: Clock | None = None) -> None:
         self.timers = Timers(clock)
         self.now = self.timers.now
+        self._run_due = self.timers.run_due
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._posted: deque[Callable[[], None]] = deque()
@@ -180,20 +181,20 @@ class Loop:
 
         Returns how many descriptors were ready.
         """
-        ready = self._epoll.poll(self._sleep_time(timeout_s), MAX_EVENTS)
+        sleep_s = 0 if timeout_s == 0 else self._sleep_time(timeout_s)
+        ready = self._epoll.poll(sleep_s, MAX_EVENTS)
         handlers = self._handlers
         for fd, events in ready:
             handler = handlers.get(fd)
             if handler is not None:  # an earlier handler of this turn may have forgotten it
                 handler(events)
-        if self.timers.next_deadline() is not None:
-            self.timers.run_due()
+        self._run_due()
         if self._deferred:
             self._run_deferred()
         return len(ready)
 
     def _sleep_time(self, timeout_s: float | None) -> float | None:
-        if self._deferred or timeout_s == 0:
+        if self._deferred:
             return 0
         deadline = self.timers.next_deadline()
         if deadline is None:

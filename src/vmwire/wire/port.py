@@ -237,16 +237,26 @@ class Port:
         if self._left_over and not self._send_left_over(peer):
             return 0
         accepts = peer.accepts
+        largest = accepts.largest
+        fitting: Offload | None = None
+        size = 0
         for frame in frames:
-            if not accepts.takes(frame.offload) or (
-                frame.length > accepts.largest and not frame.offload.needs
-            ):
-                taken = self._send_finished(peer, frames)
+            offload = frame.offload
+            size += frame.length
+            if offload is not fitting:  # the frames of a burst are often alike
+                if not accepts.takes(offload):
+                    break
+                fitting = offload
+            if frame.length > largest and not offload.needs:
                 break
         else:
             taken = peer.receive(frames)
+            self.frames += taken
+            self.bytes += size if taken == len(frames) else total_length(frames[:taken])
+            return taken
+        taken = self._send_finished(peer, frames)
         self.frames += taken
-        self.bytes += total_length(frames if taken == len(frames) else frames[:taken])
+        self.bytes += total_length(frames[:taken])
         return taken
 
     def resume(self) -> None:
