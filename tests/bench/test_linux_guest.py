@@ -10,11 +10,13 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from vmwire.bench.console import Console, GuestError
-from vmwire.bench.linux_guest import release_of, unpacked_kernel
+from vmwire.bench.initramfs import Initramfs
+from vmwire.bench.linux_guest import add_modules, release_of, unpacked_kernel
 
 PVH_NOTE = struct.pack("<III", 4, 8, 18) + b"Xen\0" + bytes(8)
 ELF = b"\x7fELF" + bytes(100) + PVH_NOTE + bytes(1000)
@@ -88,3 +90,27 @@ def test_console_that_closes_is_an_error(console: Console) -> None:
     console.type("exit\n")
     with pytest.raises(GuestError, match=r"closed|broke"):
         console.wait_for(b"never", 5)
+
+
+def module(*needs: str) -> bytes:
+    return b"\x7fELF\0depends=" + ",".join(needs).encode() + b"\0"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"), [(".ko", bytes), (".ko.xz", lzma.compress), (".ko.gz", gzip.compress)]
+)
+def test_modules_are_found_however_they_are_packed(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    modules = tmp_path / "6.1.0"
+    folder = modules / "kernel" / "net"
+    folder.mkdir(parents=True)
+    for name, needs in (("virtio-net", ["failover"]), ("failover", []), ("other", [])):
+        (folder / f"{name}{suffix}").write_bytes(pack(module(*needs)))
+    image = Initramfs()
+    add_modules(image, modules, ["virtio_net", "not_there"])
+    archive = image.pack()
+    assert b"lib/modules/6.1.0/kernel/net/failover.ko\0" in archive
+    assert b"kernel/net/virtio-net.ko: kernel/net/failover.ko\n" in archive
+    assert module("failover") in archive
+    assert b"other" not in archive

@@ -15,8 +15,10 @@ b'070701'
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -89,20 +91,24 @@ def _padded(data: bytes) -> bytes:
 
 
 def module_files(modules: Path, names: Iterable[str]) -> dict[str, Path]:
-    """The uncompressed .ko files of `names` and all they need, by module name, needs first.
+    """The files of `names` and all they need, by module name, needs first.
 
     `modules` is a kernel's folder (/lib/modules/RELEASE). What is not there is left out: it is
     built into the kernel, or this kernel does without it. Read from the modules themselves, because
     modules.dep is written only when a kernel package is installed.
     """
-    files = {_module_name(path.stem): path for path in (modules / "kernel").rglob("*.ko")}
+    files = {
+        _module_name(path.name.partition(".ko")[0]): path
+        for path in (modules / "kernel").rglob("*.ko*")
+        if path.suffix in _OPENERS
+    }
     found: dict[str, Path] = {}
 
     def visit(name: str) -> None:
         path = files.get(name)
         if path is None or name in found:
             return
-        for need in _needs(path.read_bytes()):
+        for need in _needs(module_bytes(path)):
             visit(need)
         found[name] = path
 
@@ -111,14 +117,32 @@ def module_files(modules: Path, names: Iterable[str]) -> dict[str, Path]:
     return found
 
 
+def module_bytes(path: Path) -> bytes:
+    """A module as the kernel takes it: some distributions pack each one (xz, gzip)."""
+    return _OPENERS[path.suffix](path.read_bytes())
+
+
+def module_place(path: Path, modules: Path) -> str:
+    """Where it goes below the guest's folder of modules, without what it was packed by."""
+    place = str(path.relative_to(modules))
+    return place if path.suffix == ".ko" else place.removesuffix(path.suffix)
+
+
+_OPENERS: dict[str, Callable[[bytes], bytes]] = {
+    ".ko": bytes,
+    ".xz": lzma.decompress,
+    ".gz": gzip.decompress,
+}
+
+
 def module_index(modules: Path, files: dict[str, Path]) -> bytes:
     """modules.dep for these files, as busybox's modprobe reads it."""
 
     def lines() -> Iterator[str]:
         for path in files.values():
             needs = _all_needs(path, files)
-            yield f"{path.relative_to(modules)}: " + " ".join(
-                str(files[need].relative_to(modules)) for need in needs
+            yield f"{module_place(path, modules)}: " + " ".join(
+                module_place(files[need], modules) for need in needs
             )
 
     return "".join(f"{line.rstrip()}\n" for line in lines()).encode()
@@ -128,12 +152,12 @@ def _all_needs(path: Path, files: dict[str, Path]) -> list[str]:
     """Every module that must stand before this one; modprobe loads from the right, so the order is
     that of `files` reversed."""
     found: set[str] = set()
-    waiting = _needs(path.read_bytes())
+    waiting = _needs(module_bytes(path))
     while waiting:
         name = waiting.pop()
         if name in files and name not in found:
             found.add(name)
-            waiting += _needs(files[name].read_bytes())
+            waiting += _needs(module_bytes(files[name]))
     return [name for name in reversed(files) if name in found]
 
 

@@ -77,7 +77,8 @@ def add_modules(image: Initramfs, modules: Path, names: Iterable[str]) -> None:
     files = initramfs.module_files(modules, names)
     target = f"lib/modules/{modules.name}"
     for path in files.values():
-        image.file(f"{target}/{path.relative_to(modules)}", path.read_bytes())
+        place = initramfs.module_place(path, modules)
+        image.file(f"{target}/{place}", initramfs.module_bytes(path))
     image.file(f"{target}/modules.dep", initramfs.module_index(modules, files))
 
 
