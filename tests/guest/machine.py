@@ -164,6 +164,7 @@ class Machine:
                 f"QEMU: {state}",
                 "--- QEMU's output:",
                 self.stderr()[-2000:],
+                f"--- its last events: {self.qmp.last_events()}",
                 "--- the guest's console:",
                 self.console.log[-2000:].decode(errors="replace"),
             ]
@@ -251,6 +252,18 @@ class Qmp:
             if "error" in answer:
                 raise GuestError(f"QMP {command}: {answer['error'].get('desc')}")
             self.events.append(answer)
+
+    def last_events(self) -> list[str]:
+        """The names of the newest events, with a reason where there is one; never waits."""
+        if self._socket:
+            self._socket.settimeout(0)  # every other use sets a time-out of its own
+        with contextlib.suppress(OSError):
+            while self._socket and (data := self._socket.recv(65536)):
+                self._pending += data
+        *lines, self._pending = self._pending.split(b"\n")
+        self.events += [json.loads(line) for line in lines]
+        reasons = [(event.get("event"), event.get("data", {})) for event in self.events[-5:]]
+        return [f"{name} {data.get('reason', '')}".strip() for name, data in reasons]
 
     def hmp(self, line: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         """A line for the human monitor; what it printed."""

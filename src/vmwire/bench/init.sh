@@ -19,6 +19,11 @@ ip link set lo up
 cd /root
 stty -F /dev/ttyS0 -echo
 echo "VMWIRE-GUEST-READY $(cat /proc/uptime)"
-# A shell that ends (a test that types exit) is a powered-off guest, not a kernel panic.
-setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'
-poweroff -f
+# The shell reads the console as a script. An interactive one (busybox 1.35) takes a child that ends
+# while it waits for a line as the end of its input. An interrupt (Ctrl-C) ends the shell along with
+# what it runs; the next one reads on.
+exec setsid sh -c '
+    exec </dev/ttyS0 >/dev/ttyS0 2>&1
+    trap : INT
+    while :; do sh /dev/ttyS0; done
+'
