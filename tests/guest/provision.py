@@ -28,10 +28,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-MIRROR = os.environ.get("VMWIRE_DEBIAN_MIRROR", "http://mirror.example/debian")
-SECURITY_MIRROR = os.environ.get(
-    "VMWIRE_DEBIAN_SECURITY_MIRROR", "http://mirror.example/debian-security"
-)
+
+def mirrors() -> tuple[str, str]:
+    """Where this machine's apt gets Debian and its security updates from.
+
+    ``VMWIRE_DEBIAN_MIRROR`` and ``VMWIRE_DEBIAN_SECURITY_MIRROR`` say otherwise, and must on a
+    machine that has no apt. A machine without a security mirror gets none.
+    """
+    try:
+        targets = subprocess.run(
+            ["apt-get", "indextargets", "--format", "$(SITE)"],
+            capture_output=True, text=True, check=True,
+        ).stdout.split()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        targets = []
+    sites = sorted({site.rstrip("/") for site in targets})
+    plain = [site for site in sites if site.endswith("/debian")]
+    security = [site for site in sites if "security" in site]
+    return (
+        os.environ.get("VMWIRE_DEBIAN_MIRROR", plain[0] if plain else ""),
+        os.environ.get("VMWIRE_DEBIAN_SECURITY_MIRROR", security[0] if security else ""),
+    )
+
+
+MIRROR, SECURITY_MIRROR = mirrors()
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 ARCH_LIB = "usr/lib/x86_64-linux-gnu"
 DOWNLOAD_TIMEOUT_S = 900
@@ -61,7 +81,10 @@ class Recipe:
         return "\n".join([*self.suites, *self.packages, str(self.target), *UNUSED])
 
 
-BOOKWORM = (f"{MIRROR} bookworm main", f"{SECURITY_MIRROR} bookworm-security main")
+BOOKWORM = (
+    f"{MIRROR} bookworm main",
+    *((f"{SECURITY_MIRROR} bookworm-security main",) if SECURITY_MIRROR else ()),
+)
 TRIXIE = (f"{MIRROR} trixie main", f"{MIRROR} trixie-backports main")
 
 # What runs inside the guest: the unmodified kernel and a few programs.
@@ -127,6 +150,8 @@ def _require_tools() -> None:
             raise ProvisionError(f"{tool} is missing: guests are fetched on Debian machines only")
     if not os.path.exists(KEYRING):
         raise ProvisionError(f"{KEYRING} is missing: install debian-archive-keyring")
+    if not MIRROR:
+        raise ProvisionError("apt names no Debian mirror: set VMWIRE_DEBIAN_MIRROR")
 
 
 def _build(recipe: Recipe, place: Path) -> None:

@@ -12,7 +12,7 @@ without root. What passed is left in a pcap file. The exit status is 0 if all of
     --vm                  the guest is a real VM: QEMU with vmwire in front of its command
     --pcap FILE           record there (default: vmwire-demo.pcap here, or in a temporary folder)
     --seconds N           how long each transfer takes (default: 2)
-    --name NAME           the name to be resolved (default: mirror.example)
+    --name NAME           the name to be resolved (default: www.debian.org)
 
 and with --vm:
 
@@ -43,7 +43,7 @@ from vmwire.errors import ConfigError
 
 NEXT = "Next: vmwire in front of your own QEMU command. vmwire --help says more."
 DEFAULT_PCAP = "vmwire-demo.pcap"
-DEFAULT_NAME = "mirror.example"
+DEFAULT_NAME = "www.debian.org"
 DEFAULT_SECONDS = 2.0
 MAX_SECONDS = 600.0
 VALUE_OPTIONS = ("guest", "pcap", "seconds", "name")
