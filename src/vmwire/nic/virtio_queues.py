@@ -13,13 +13,15 @@ needs, and all of them are completed together.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from struct import Struct
 
-from vmwire.bus.virtio.queue import Chain, Queue, RingFault, View
+from vmwire.bus.virtio.queue import Chains, Queue, RingFault, View
 from vmwire.engine.memory import gather, scatter
-from vmwire.wire.frame import MAX_FRAME, Frame, Offload
+from vmwire.wire.frame import ETHERNET_HEADER, MAX_FRAME, Frame, Offload
 from vmwire.wire.port import HEADROOM
 
 TURN_BYTES = 256 * 1024
@@ -89,10 +91,10 @@ class Transmitter:
                 return
             frames, size = self._frames(chains, budget)
             taken = self._send_or_discard(frames)
-            done = taken or self._drop(chains[0], frames)
+            done = taken or self._drop(chains.lengths[0], frames)
             queue.give_back(len(chains) - done)
             if done:
-                queue.complete([chain[0] for chain in chains[:done]])
+                queue.complete(chains.tokens[:done])
                 self._completed(queue)
             if taken < len(frames):
                 self._blocked = True
@@ -106,11 +108,13 @@ class Transmitter:
             return len(frames)
         return self._send(frames) if frames else 0
 
-    def _frames(self, chains: list[Chain], budget: int) -> tuple[list[Frame], int]:
+    def _frames(self, chains: Chains, budget: int) -> tuple[list[Frame], int]:
         """Make frames of the first chains, up to ``budget`` bytes or a chain that isn't one."""
         header, unpack, size = self.header_size, Offload.unpack, 0
         frames: list[Frame] = []
-        for _, views, length in chains:
+        single = chains.ends is None
+        for index, length in enumerate(chains.lengths):
+            views = [chains.views[index]] if single else chains.views_of(index, index + 1)
             length -= header
             if views and len(views[0]) > header:
                 first = views[0]
@@ -129,14 +133,14 @@ class Transmitter:
                 break
         return frames, size
 
-    def _drop(self, chain: Chain, frames: list[Frame]) -> int:
+    def _drop(self, length: int, frames: list[Frame]) -> int:
         """Give up a batch's first chain if no frame could be made of it; return how many."""
         if frames:
             return 0
-        length = chain[2] - self.header_size
+        length -= self.header_size
         if length > MAX_FRAME:
             self.drops["too long"] += 1
-        elif length < 14:
+        elif length < ETHERNET_HEADER:
             self.drops["too short"] += 1
         else:
             self.drops["malformed offload"] += 1
@@ -186,52 +190,60 @@ class Receiver:
         self.bytes = 0
         self._completed = completed
         self._again = again
-        self._stock: list[Chain] = []
+        self._stock = Chains()
+        self._sums: list[int] = []
+        """Bytes in the stock up to the end of each chain."""
         self._at = 0
         """The first chain of the stock that isn't used yet."""
-        self._reserved: list[Chain] = []
-        self._reserved_size = 0
         self._header_view: View | None = None
         self._bounce: bytearray | None = None
 
     # The stock of chains
 
-    def _take(self, need: int) -> list[Chain] | None:
-        """Return the chains that ``need`` bytes fill, without using them up; None: too few."""
-        stock, at = self._stock, self._at
-        if at < len(stock) and stock[at][2] >= need:
-            return stock[at : at + 1]
-        if not self.mergeable:
-            if at == len(stock) and self._restock():
-                return self._take(need)
-            return None
-        stop = at
-        while need > 0:
-            if stop == len(stock):
-                stop -= self._at
-                if not self._restock():
-                    return None
-                stock, stop = self._stock, stop + self._at
-            length = stock[stop][2]
-            if length < HEADER:
-                raise RingFault(f"a receive buffer of {length} bytes")
-            need -= length
-            stop += 1
-        return stock[self._at : stop]
+    def _span(self, need: int) -> int:
+        """Return where in the stock the chains end that ``need`` bytes fill; 0: there are too few.
+
+        They begin at ``_at``. Raises ``RingFault``.
+        """
+        while True:
+            at, lengths = self._at, self._stock.lengths
+            if at < len(lengths):
+                if lengths[at] >= need:
+                    return at + 1
+                if not self.mergeable:
+                    return 0
+                stop = bisect_left(self._sums, need + self._before(at), at) + 1
+                if stop <= len(lengths):
+                    self._check(lengths[at:stop])
+                    return stop
+                self._check(lengths[at:])
+            if not self._restock():
+                return 0
+
+    def _before(self, at: int) -> int:
+        """Return the bytes of the stock before chain ``at``."""
+        return self._sums[at - 1] if at else 0
+
+    @staticmethod
+    def _check(lengths: list[int]) -> None:
+        if min(lengths) < HEADER:
+            raise RingFault(f"a receive buffer of {min(lengths)} bytes")
 
     def _restock(self) -> bool:
         """Take more chains from the ring; False if there are none."""
         more = self.queue.take(STOCK)
         if not more:
             return False
-        self._stock = self._stock[self._at :] + more
+        self._stock = self._stock.joined(self._at, more)
+        self._sums = list(accumulate(self._stock.lengths))
         self._at = 0
         return True
 
     def let_go(self) -> None:
         """Return the unused chains to the ring, and keep no view of the guest's memory."""
         self.queue.give_back(len(self._stock) - self._at)
-        self._stock = []
+        self._stock = Chains()
+        self._sums = []
         self._at = 0
 
     def _never_fits(self) -> bool:
@@ -254,16 +266,16 @@ class Receiver:
         taken = 0
         for frame in frames:
             need = self.header_size + frame.length
-            chains = self._take(need)
-            if chains is None:
-                if not self._never_fits():
-                    break
-                self.drops["too long for the guest's buffers"] += 1
-            else:
-                self._fill(chains, frame)
-                self._use(chains, need, tokens, lengths)
+            stop = self._span(need)
+            if stop:
+                self._fill(stop, frame)
+                self._use(stop, need, tokens, lengths)
                 self.frames += 1
                 self.bytes += frame.length
+            elif self._never_fits():
+                self.drops["too long for the guest's buffers"] += 1
+            else:
+                break
             taken += 1
         if tokens:
             self.queue.complete(tokens, lengths)
@@ -272,28 +284,25 @@ class Receiver:
             self._starve()
         return taken
 
-    def _use(self, chains: list[Chain], size: int, tokens: list[int], lengths: list[int]) -> None:
-        """Use chains up for ``size`` bytes, which end in the last one of them."""
-        self._at += len(chains)
-        if len(chains) == 1:
-            tokens.append(chains[0][0])
+    def _use(self, stop: int, size: int, tokens: list[int], lengths: list[int]) -> None:
+        """Use up the chains before ``stop`` for ``size`` bytes, which end in the last of them."""
+        stock, at = self._stock, self._at
+        self._at = stop
+        if stop == at + 1:
+            tokens.append(stock.tokens[at])
             lengths.append(size)
             return
-        sizes = [chain[2] for chain in chains]
-        sizes[-1] -= sum(sizes) - size
-        tokens += [chain[0] for chain in chains]
-        lengths += sizes
+        tokens += stock.tokens[at:stop]
+        lengths += stock.lengths[at:stop]
+        lengths[-1] -= self._sums[stop - 1] - self._before(at) - size
 
-    def _fill(self, chains: list[Chain], frame: Frame) -> None:
-        header = self._header(frame.offload, len(chains))
-        if len(chains) == 1:
-            views = chains[0][1]
-            if len(views) == 1:
-                views[0][: len(header) + frame.length] = b"".join((header, *frame.views))
-                return
+    def _fill(self, stop: int, frame: Frame) -> None:
+        header = self._header(frame.offload, stop - self._at)
+        views = self._stock.views_of(self._at, stop)
+        if len(views) == 1:
+            views[0][: len(header) + frame.length] = b"".join((header, *frame.views))
         else:
-            views = [view for chain in chains for view in chain[1]]
-        scatter(b"".join((header, *frame.views)), views)
+            scatter(b"".join((header, *frame.views)), views)
 
     def _header(self, offload: Offload, count: int) -> bytes:
         packed = offload.packed if self.checksums else _NO_OFFLOAD
@@ -306,18 +315,11 @@ class Receiver:
     def reserve(self, length: int) -> Sequence[View] | None:
         """Return views of exactly ``length`` bytes of the guest's buffers. See ``Port.reserve``."""
         header_size = self.header_size
-        chains = self._take(header_size + length)
-        if chains is None:
+        stop = self._span(header_size + length)
+        if not stop:
             self._starve()
             return None
-        self._reserved = chains
-        if len(chains) == 1:
-            views = chains[0][1][:]
-            size = chains[0][2]
-        else:
-            views = [view for chain in chains for view in chain[1]]
-            size = sum([chain[2] for chain in chains])
-        self._reserved_size = size
+        views = self._stock.views_of(self._at, stop)
         first = views[0]
         room = len(first) - header_size
         if room >= HEADROOM or room >= length:
@@ -329,27 +331,23 @@ class Receiver:
         else:
             self._bounce = bytearray(length)
             return [memoryview(self._bounce)]
-        excess = size - header_size - length
+        excess = self._sums[stop - 1] - self._before(self._at) - header_size - length
         if excess:
             _trim(views, excess)
         return views
 
     def commit(self, length: int, offload: Offload) -> None:
         """Hand the first ``length`` bytes of the reservation to the guest as one frame."""
-        chains, size = self._reserved, self.header_size + length
-        excess = self._reserved_size - size
-        while excess >= (last := chains[-1][2]) and len(chains) > 1:
-            chains.pop()
-            excess -= last
-        header = self._header(offload, len(chains))
+        at, size = self._at, self.header_size + length
+        stop = bisect_left(self._sums, size + self._before(at), at) + 1
+        header = self._header(offload, stop - at)
         if self._header_view is not None:
             self._header_view[:] = header
         elif self._bounce is not None:
-            views = [view for chain in chains for view in chain[1]]
-            scatter(header + self._bounce[:length], views)
+            scatter(header + self._bounce[:length], self._stock.views_of(at, stop))
         tokens: list[int] = []
         lengths: list[int] = []
-        self._use(chains, size, tokens, lengths)
+        self._use(stop, size, tokens, lengths)
         self.cancel()
         self.queue.complete(tokens, lengths)
         self._completed(self.queue)
@@ -358,7 +356,6 @@ class Receiver:
 
     def cancel(self) -> None:
         """Forget the reservation."""
-        self._reserved = []
         self._header_view = self._bounce = None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from vmwire.bench.virtio import U16, Arena, DriverRing
-from vmwire.bus.virtio.queue import RingFault
+from vmwire.bus.virtio.queue import Chains, RingFault
 from vmwire.bus.virtio.split import (
     AVAIL_F_NO_INTERRUPT,
     DESCRIPTOR,
@@ -82,15 +82,15 @@ def rx() -> Iterator[Both]:
     yield both(writable=True)
 
 
-def contents(chains: list[tuple[int, list[memoryview], int]]) -> list[bytes]:
-    return [b"".join(views) for _, views, _ in chains]
+def contents(chains: Chains) -> list[bytes]:
+    return [b"".join(chains.views_of(index, index + 1)) for index in range(len(chains))]
 
 
 # Taking
 
 
 def test_an_empty_ring_gives_nothing(tx: Both) -> None:
-    assert tx.device.take(10) == []
+    assert len(tx.device.take(10)) == 0
 
 
 def test_single_buffers_come_in_order(tx: Both) -> None:
@@ -98,7 +98,7 @@ def test_single_buffers_come_in_order(tx: Both) -> None:
         tx.driver.add([tx.buffer(data)], writable=False)
     chains = tx.device.take(10)
     assert contents(chains) == [b"one", b"two", b"three"]
-    assert [length for _, _, length in chains] == [3, 3, 5]
+    assert chains.lengths == [3, 3, 5]
 
 
 def test_no_more_than_asked_for_are_taken(tx: Both) -> None:
@@ -135,8 +135,8 @@ def test_the_ring_wraps_around_many_times() -> None:
                 ring.driver.add([buffers[sent % 200]], writable=False)
                 sent += 1
         chains = ring.device.take(rng.randrange(1, SIZE + 1))
-        got += [chain[1][0][0] for chain in chains]
-        ring.device.complete([chain[0] for chain in chains])
+        got += [view[0] for view in chains.views]
+        ring.device.complete(chains.tokens)
         ring.driver.used()
     assert got == [n % 200 for n in range(len(got))]
     assert len(got) > 140_000
@@ -176,8 +176,23 @@ def test_a_buffer_over_two_adjacent_regions_is_split() -> None:
     device = SplitQueue(GuestMemory(regions), driver.layout, writable=False, notify=lambda: None)
     arena.write(start - 2, b"abcd")
     driver.add([(start - 2, 4)], writable=False)
-    (chain,) = device.take(1)
-    assert [bytes(view) for view in chain[1]] == [b"ab", b"cd"]
+    chains = device.take(1)
+    assert len(chains) == 1
+    assert [bytes(view) for view in chains.views] == [b"ab", b"cd"]
+
+
+def test_chains_of_several_buffers_stay_apart_when_joined() -> None:
+    a, b, c, d = (memoryview(letter) for letter in (b"a", b"b", b"c", b"d"))
+    singles = Chains([1, 2], [1, 1], [a, b])
+    several = Chains([3, 4], [2, 1], [c, d, a], [2, 3])
+    assert contents(singles.joined(1, singles)) == [b"b", b"a", b"b"]
+    assert contents(singles.joined(1, several)) == [b"b", b"cd", b"a"]
+    assert contents(several.joined(1, singles)) == [b"a", b"a", b"b"]
+    assert contents(several.joined(0, several)) == [b"cd", b"a", b"cd", b"a"]
+    assert contents(several.joined(2, several)) == [b"cd", b"a"]
+    joined = several.joined(1, several)
+    assert (joined.tokens, joined.lengths) == ([4, 3, 4], [1, 2, 1])
+    assert b"".join(joined.views_of(1, 3)) == b"cda"
 
 
 # Hostile rings
@@ -308,7 +323,7 @@ def test_noise_in_the_ring_is_followed_or_a_fault(seed: int) -> None:
         except RingFault:
             ring = both(writable=bool(seed & 1), indirect=True)
         else:
-            ring.device.complete([chain[0] for chain in chains])
+            ring.device.complete(chains.tokens)
 
 
 # Completing
@@ -317,22 +332,22 @@ def test_noise_in_the_ring_is_followed_or_a_fault(seed: int) -> None:
 def test_completed_chains_come_back_with_their_lengths(rx: Both) -> None:
     heads = [rx.driver.add([rx.buffer(bytes(16))], writable=True) for _ in range(3)]
     chains = rx.device.take(3)
-    chains[1][1][0][:5] = b"hello"
-    rx.device.complete([chain[0] for chain in chains], [1, 5, 0])
+    chains.views[1][:5] = b"hello"
+    rx.device.complete(chains.tokens, [1, 5, 0])
     assert rx.driver.used() == list(zip(heads, [1, 5, 0], strict=True))
 
 
 def test_completions_wrap_around(tx: Both) -> None:
     for count in (5, 6, 7, 8):
         heads = [tx.driver.add([tx.buffer(b"x")], writable=False) for _ in range(count)]
-        tx.device.complete([chain[0] for chain in tx.device.take(count)])
+        tx.device.complete(tx.device.take(count).tokens)
         assert tx.driver.used() == [(head, 0) for head in heads]
 
 
 def test_a_ring_that_is_made_anew_goes_on_where_it_was(tx: Both) -> None:
     for _ in range(3):
         tx.driver.add([tx.buffer(b"x")], writable=False)
-    tx.device.complete([chain[0] for chain in tx.device.take(2)])
+    tx.device.complete(tx.device.take(2).tokens)
     tx.device.close()
     again = SplitQueue(
         tx.arena.guest_memory(),
@@ -341,8 +356,7 @@ def test_a_ring_that_is_made_anew_goes_on_where_it_was(tx: Both) -> None:
         notify=lambda: None,
         position=tx.device.position,
     )
-    (chain,) = again.take(5)
-    again.complete([chain[0]])
+    again.complete(again.take(5).tokens)
     assert len(tx.driver.used()) == 3
 
 
@@ -352,8 +366,8 @@ def test_a_ring_that_is_made_anew_goes_on_where_it_was(tx: Both) -> None:
 def test_the_driver_is_woken_once_for_many(tx: Both) -> None:
     for _ in range(3):
         tx.driver.add([tx.buffer(b"x")], writable=False)
-    for chain in tx.device.take(3):
-        tx.device.complete([chain[0]])
+    for token in tx.device.take(3).tokens:
+        tx.device.complete([token])
     tx.device.flush()
     tx.device.flush()
     assert len(tx.wakes) == 1
@@ -369,7 +383,7 @@ def test_nothing_completed_wakes_nobody_after_the_first_time(tx: Both) -> None:
 def test_a_driver_that_wants_no_interrupt_gets_none(tx: Both) -> None:
     tx.word(tx.driver.available, AVAIL_F_NO_INTERRUPT)
     tx.driver.add([tx.buffer(b"x")], writable=False)
-    tx.device.complete([tx.device.take(1)[0][0]])
+    tx.device.complete(tx.device.take(1).tokens)
     tx.device.flush()
     assert not tx.wakes
 
@@ -378,7 +392,7 @@ def complete_one(ring: Both) -> int:
     """Complete one chain; return how often the driver was woken for it."""
     before = len(ring.wakes)
     ring.driver.add([(ring.arena.base, 1)], writable=False)
-    ring.device.complete([ring.device.take(1)[0][0]])
+    ring.device.complete(ring.device.take(1).tokens)
     ring.device.flush()
     ring.driver.used()
     return len(ring.wakes) - before
@@ -453,7 +467,7 @@ def test_writes_are_logged_with_their_places(rx: Both) -> None:
     rx.driver.add([rx.buffer(bytes(8))], writable=True)
     chains = rx.device.take(2)
     rx.device.give_back(1)
-    rx.device.complete([chains[0][0]], [11])
+    rx.device.complete(chains.tokens[:1], [11])
     assert logged == [(a[0], 8), (b[0], 3), (0x1004, 8), (0x1000, 4)]
 
 
@@ -462,5 +476,5 @@ def test_a_transmit_ring_logs_only_its_own_words(tx: Both) -> None:
     tx.device.dirty = lambda address, length: logged.append((address, length))
     tx.device.used_log = 0x1000
     tx.driver.add([tx.buffer(b"x")], writable=False)
-    tx.device.complete([tx.device.take(1)[0][0]])
+    tx.device.complete(tx.device.take(1).tokens)
     assert logged == [(0x1004, 8), (0x1000, 4)]

@@ -29,7 +29,7 @@ from functools import cache
 from struct import Struct
 from threading import Lock
 
-from vmwire.bus.virtio.queue import Chain, RingFault
+from vmwire.bus.virtio.queue import Chains, RingFault
 from vmwire.engine.memory import AddressFault, GuestMemory
 
 if sys.byteorder != "little":
@@ -47,9 +47,6 @@ MAX_INDIRECT = 1024
 
 DESCRIPTOR = Struct("<QIHH")  # address, length, flags, next
 assert DESCRIPTOR.size == 16
-
-_FLAGS = 0xFFFF << 32  # of a descriptor's second 64-bit word
-_LENGTH = 0xFFFFFFFF
 
 _fence = Lock()
 
@@ -127,23 +124,29 @@ class SplitQueue:
         available = memory.view(layout.available, 4 + 2 * size + event)
         used = memory.view(layout.used, 4 + 8 * size + event)
         self._memory = memory
-        self._descriptors = table.cast("Q")
+        # One view per field of the descriptors and of the used entries: an index is a ring slot
+        self._addresses = table.cast("Q")[0::2]
+        self._lengths = table.cast("I")[2::4]
+        self._flags = table.cast("H")[6::8]
+        self._nexts = table.cast("H")[7::8]
         self._available = available.cast("H")
         self._used = used[:4].cast("H")
-        self._used_ring = used[4 : 4 + 8 * size].cast("Q")
+        self._used_ids = used[4 : 4 + 8 * size].cast("I")[0::2]
+        self._used_lengths = used[4 : 4 + 8 * size].cast("I")[1::2]
         self._kick_event = used[4 + 8 * size :].cast("H")
 
     def close(self) -> None:
         """Let go of the ring's memory."""
         for view in (
-            self._descriptors, self._available, self._used, self._used_ring, self._kick_event
+            self._addresses, self._lengths, self._flags, self._nexts, self._available,
+            self._used, self._used_ids, self._used_lengths, self._kick_event,
         ):  # fmt: skip
             view.release()
         self._memory = GuestMemory()
 
     # Taking chains
 
-    def take(self, count: int) -> list[Chain]:
+    def take(self, count: int) -> Chains:
         """Return at most ``count`` available chains. See ``Queue.take``."""
         available = self._available
         position = self.position
@@ -151,7 +154,7 @@ class SplitQueue:
         if waiting < count:
             count = waiting
         if not count:
-            return []
+            return Chains()
         if waiting > self.size:
             raise RingFault(f"{waiting} buffers in a ring of {self.size}")
         start = (position & (self.size - 1)) + 2
@@ -167,43 +170,45 @@ class SplitQueue:
         except AddressFault as fault:
             raise RingFault(str(fault)) from None
 
-    def _chains(self, heads: list[int]) -> list[Chain]:
+    def _chains(self, heads: list[int]) -> Chains:
         """Follow ``heads``: all at once if each is a single buffer, else one by one."""
-        table = self._descriptors
         try:
-            words = [table[head + head + 1] for head in heads]
+            flags = list(map(self._flags.__getitem__, heads))
         except IndexError:
             raise RingFault(f"a head outside of a ring of {self.size}") from None
-        plain = self._direction << 32
-        if self.dirty is None and {word & _FLAGS for word in words} == {plain}:
-            addresses = [table[head + head] for head in heads]
-            lengths = [word & _LENGTH for word in words]
+        addresses = list(map(self._addresses.__getitem__, heads))
+        lengths = list(map(self._lengths.__getitem__, heads))
+        if self.dirty is None and flags.count(self._direction) == len(flags):
             views = self._memory.views(addresses, lengths)
             if len(views) == len(heads):
-                return [
-                    (head, [view], length)
-                    for head, view, length in zip(heads, views, lengths, strict=True)
-                ]
-        return [self._chain(head, word) for head, word in zip(heads, words, strict=True)]
+                return Chains(heads, lengths, views)
+        return self._one_by_one(heads, list(zip(addresses, lengths, flags, strict=True)))
 
-    def _chain(self, head: int, word: int) -> Chain:
-        """Follow one chain, whose first descriptor's second word was fetched already."""
-        flags = word >> 32 & 0xFFFF
-        address = self._descriptors[head + head]
-        length = word & _LENGTH
-        addresses: Sequence[int]
-        lengths: Sequence[int]
+    def _one_by_one(self, heads: list[int], firsts: list[tuple[int, int, int]]) -> Chains:
+        """Follow each of ``heads``, from its descriptor's address, length and flags on."""
+        views: list[memoryview] = []
+        totals: list[int] = []
+        ends: list[int] = []
+        for head, first in zip(heads, firsts, strict=True):
+            addresses, lengths = self._follow(head, *first)
+            if self.dirty is not None and self._direction:
+                self._written_to[head] = (addresses, lengths)
+            views += self._memory.views(addresses, lengths)
+            totals.append(sum(lengths))
+            ends.append(len(views))
+        return Chains(heads, totals, views, ends)
+
+    def _follow(
+        self, head: int, address: int, length: int, flags: int
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """Return addresses and lengths of one chain's buffers."""
         if flags == self._direction:
-            addresses, lengths = (address,), (length,)
-        elif flags & F_INDIRECT:
-            if flags & F_NEXT:
-                raise RingFault("an indirect descriptor in a chain")
-            addresses, lengths = self._indirect(address, length)
-        else:
-            addresses, lengths = self._walk(head, address, word)
-        if self.dirty is not None and self._direction:
-            self._written_to[head] = (addresses, lengths)
-        return head, self._memory.views(addresses, lengths), sum(lengths)
+            return (address,), (length,)
+        if not flags & F_INDIRECT:
+            return self._walk(head, (address, length, flags, self._nexts[head]))
+        if flags & F_NEXT:
+            raise RingFault("an indirect descriptor in a chain")
+        return self._indirect(address, length)
 
     def _indirect(self, address: int, length: int) -> tuple[Sequence[int], Sequence[int]]:
         """Read an indirect table, once, and return its buffers."""
@@ -223,16 +228,18 @@ class SplitQueue:
             self._expected[count] = flags
         return flags
 
-    def _walk(self, head: int, address: int, word: int) -> tuple[Sequence[int], Sequence[int]]:
+    def _walk(self, head: int, first: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
         """Follow a chain through the ring's own table."""
-        table = self._descriptors
-        first = (address, word & _LENGTH, word >> 32 & 0xFFFF, word >> 48)
 
         def entry(index: int) -> Sequence[int]:
             if index == head:
                 return first
-            address, word = table[index + index], table[index + index + 1]
-            return address, word & _LENGTH, word >> 32 & 0xFFFF, word >> 48
+            return (
+                self._addresses[index],
+                self._lengths[index],
+                self._flags[index],
+                self._nexts[index],
+            )
 
         return self._wander(entry, head, self.size)
 
@@ -271,27 +278,32 @@ class SplitQueue:
 
     def complete(self, tokens: Sequence[int], lengths: Sequence[int] | None = None) -> None:
         """Show chains as used. See ``Queue.complete``."""
-        ring, mask = self._used_ring, self.size - 1
         index = self._used_index
-        entries = tokens
-        if lengths is not None:
-            entries = [token | size << 32 for token, size in zip(tokens, lengths, strict=True)]
-        start = index & mask
+        start = index & (self.size - 1)
         count = len(tokens)
+        if lengths is None:
+            lengths = (0,) * count
         if count == 1:
-            ring[start] = entries[0]
-        elif start + count <= self.size:
-            ring[start : start + count] = memoryview(array("Q", entries))
+            self._used_ids[start] = tokens[0]
+            self._used_lengths[start] = lengths[0]
         else:
-            for offset, entry in enumerate(entries):
-                ring[(index + offset) & mask] = entry
+            room = self.size - start  # before the ring wraps
+            self._put(start, tokens[:room], lengths[:room])
+            if count > room:
+                self._put(0, tokens[room:], lengths[room:])
         self._used_index = self._used[1] = (index + count) & 0xFFFF
         if self.dirty is not None:
             self._log(index, tokens, lengths)
 
-    def _log(self, index: int, tokens: Sequence[int], lengths: Sequence[int] | None) -> None:
+    def _put(self, start: int, tokens: Sequence[int], lengths: Sequence[int]) -> None:
+        """Write used entries into slots that lie side by side."""
+        stop = start + len(tokens)
+        self._used_ids[start:stop] = memoryview(array("I", tokens))
+        self._used_lengths[start:stop] = memoryview(array("I", lengths))
+
+    def _log(self, index: int, tokens: Sequence[int], lengths: Sequence[int]) -> None:
         """Tell the dirty log, after the fact, of buffers, used entries and the used index."""
-        for token, written in zip(tokens, lengths or (0,) * len(tokens), strict=True):
+        for token, written in zip(tokens, lengths, strict=True):
             self._log_chain(token, written)
         for offset in range(len(tokens)):
             self._log_used(4 + 8 * ((index + offset) & (self.size - 1)), 8)
