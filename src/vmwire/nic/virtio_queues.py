@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from struct import Struct
 
-from vmwire.bus.virtio.queue import Chains, Queue, RingFault, View
+from vmwire.bus.virtio.queue import NO_CHAINS, Chains, Queue, RingFault, View
 from vmwire.engine.memory import gather, scatter
 from vmwire.wire.frame import ETHERNET_HEADER, MAX_FRAME, Frame, Offload
 from vmwire.wire.port import HEADROOM
@@ -190,7 +190,7 @@ class Receiver:
         self.bytes = 0
         self._completed = completed
         self._again = again
-        self._stock = Chains()
+        self._stock = NO_CHAINS
         self._sums: list[int] = []
         """Bytes in the stock up to the end of each chain."""
         self._at = 0
@@ -242,7 +242,7 @@ class Receiver:
     def let_go(self) -> None:
         """Return the unused chains to the ring, and keep no view of the guest's memory."""
         self.queue.give_back(len(self._stock) - self._at)
-        self._stock = Chains()
+        self._stock = NO_CHAINS
         self._sums = []
         self._at = 0
 

@@ -16,13 +16,11 @@ head; a packed ring's buffer id and count; a slot of an in-flight table) and goe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 View = memoryview
 
 
-@dataclass(slots=True)
 class Chains:
     """Some chains of buffers, in order.
 
@@ -30,10 +28,19 @@ class Chains:
     chain's end among them, or is None where every chain is a single buffer.
     """
 
-    tokens: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    views: list[View] = field(default_factory=list)
-    ends: list[int] | None = None
+    __slots__ = ("ends", "lengths", "tokens", "views")
+
+    def __init__(
+        self,
+        tokens: list[int],
+        lengths: list[int],
+        views: list[View],
+        ends: list[int] | None = None,
+    ) -> None:
+        self.tokens = tokens
+        self.lengths = lengths
+        self.views = views
+        self.ends = ends
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -62,6 +69,9 @@ class Chains:
 
     def _all_ends(self) -> list[int]:
         return list(range(1, len(self.views) + 1)) if self.ends is None else self.ends
+
+
+NO_CHAINS = Chains([], [], [])
 
 
 class RingFault(Exception):

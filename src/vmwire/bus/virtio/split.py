@@ -29,7 +29,7 @@ from functools import cache
 from struct import Struct
 from threading import Lock
 
-from vmwire.bus.virtio.queue import Chains, RingFault
+from vmwire.bus.virtio.queue import NO_CHAINS, Chains, RingFault
 from vmwire.engine.memory import AddressFault, GuestMemory
 
 if sys.byteorder != "little":
@@ -154,12 +154,14 @@ class SplitQueue:
         if waiting < count:
             count = waiting
         if not count:
-            return Chains()
+            return NO_CHAINS
         if waiting > self.size:
             raise RingFault(f"{waiting} buffers in a ring of {self.size}")
         start = (position & (self.size - 1)) + 2
         stop = start + count
-        if stop <= self.size + 2:
+        if count == 1:
+            heads = [available[start]]
+        elif stop <= self.size + 2:
             heads = available[start:stop].tolist()
         else:
             heads = available[start : self.size + 2].tolist()
@@ -173,11 +175,11 @@ class SplitQueue:
     def _chains(self, heads: list[int]) -> Chains:
         """Follow ``heads``: all at once if each is a single buffer, else one by one."""
         try:
-            flags = list(map(self._flags.__getitem__, heads))
+            flags = [*map(self._flags.__getitem__, heads)]
         except IndexError:
             raise RingFault(f"a head outside of a ring of {self.size}") from None
-        addresses = list(map(self._addresses.__getitem__, heads))
-        lengths = list(map(self._lengths.__getitem__, heads))
+        addresses = [*map(self._addresses.__getitem__, heads)]
+        lengths = [*map(self._lengths.__getitem__, heads)]
         if self.dirty is None and flags.count(self._direction) == len(flags):
             views = self._memory.views(addresses, lengths)
             if len(views) == len(heads):
@@ -215,7 +217,8 @@ class SplitQueue:
         count = length // 16
         if not 0 < count <= MAX_INDIRECT or length & 15:
             raise RingFault(f"an indirect table of {length} bytes")
-        entries = _table(count).unpack(self._memory.read(address, length))
+        views = self._memory.views((address,), (length,))
+        entries = _table(count).unpack(views[0] if len(views) == 1 else b"".join(views))
         if entries[3:-1:4] == _upwards(count) and entries[2::4] == self._straight(count):
             return entries[0::4], entries[1::4]
         return self._wander(lambda index: entries[4 * index : 4 * index + 4], 0, count, True)
