@@ -16,7 +16,9 @@ from vmwire.netdev.user.fragments import fragment
 from vmwire.netdev.user.plan import Plan
 from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
 from vmwire.wire.port import Port
-from vmwire.wire.protocols.ipv4 import MAXIMUM_LENGTH, Header
+from vmwire.wire.protocols.checksum import internet_checksum
+from vmwire.wire.protocols.ipv4 import HEADER as IPV4_HEADER
+from vmwire.wire.protocols.ipv4 import Header
 
 ETHERTYPE_IPV4 = b"\x08\x00"
 MAX_WAITING = 1024
@@ -85,14 +87,24 @@ class Output:
             self._port.drops["guest unknown"] += 1
             return False
         self._identification = (self._identification + 1) & 0xFFFF
+        ethernet = to + self._plan.mac(source) + ETHERTYPE_IPV4
+        length = IPV4_HEADER.size + len(payload)
+        if length <= self._plan.mtu or offload.needs:
+            packet = IPV4_HEADER.pack(
+                0x45, tos, length, self._identification, 0, ttl, protocol, 0, source, destination
+            )
+            checksum = internet_checksum(packet)
+            data = b"".join(
+                (ethernet, packet[:10], checksum.to_bytes(2, "big"), packet[12:], payload)
+            )
+            self.frame(Frame.of(data.ljust(ETHERNET_MINIMUM, b"\0"), offload))
+            return True
         header = Header(
             source, destination, protocol, len(payload), ttl, self._identification, tos=tos
         )
-        ethernet = to + self._plan.mac(source) + ETHERTYPE_IPV4
-        mtu = MAXIMUM_LENGTH if offload.needs else self._plan.mtu
-        for emitted, piece in fragment(header, payload, mtu):
+        for emitted, piece in fragment(header, payload, self._plan.mtu):
             data = b"".join((ethernet, emitted, piece))
-            self.frame(Frame.of(data.ljust(ETHERNET_MINIMUM, b"\0"), offload))
+            self.frame(Frame.of(data.ljust(ETHERNET_MINIMUM, b"\0")))
         return True
 
     def flush(self) -> None:
