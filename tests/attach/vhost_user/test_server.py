@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,22 @@ def test_a_machine_that_has_just_gone_does_not_stand_in_the_way(tmp_path: Path) 
         second.barrier()
         second.close()
         served.wait(lambda: not served.nic.stats()["connected"])
+    served.close()
+
+
+def test_a_lack_of_descriptors_passes(tmp_path: Path) -> None:
+    served = Served(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    front = socket.socket(socket.AF_UNIX)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (front.fileno() + 1, hard))
+    try:
+        front.connect(served.path)
+        time.sleep(0.05)
+        assert served.loop.call(lambda: served.nic.connections) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    served.wait(lambda: served.nic.connections == 1)
+    front.close()
     served.close()
 
 

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 LONGEST_PATH = 107
 """Bytes in a Unix socket's path (unix(7): 108 with the closing zero)."""
 
+ACCEPT_AGAIN_S = 0.5
+"""How long to leave the listening socket alone after accepting has failed."""
+
 
 class VhostUserNic:
     """A card that a machine reaches through the Unix socket ``options.socket``.
@@ -102,8 +105,8 @@ class VhostUserNic:
         assert self._listener is not None and self._host is not None
         try:
             connection, _ = self._listener.accept()
-        except OSError as error:  # it may have gone again, or there are no descriptors left
-            log.warning("%s: accept: %s", self.name, error)
+        except OSError as error:
+            self._accept_later(error)
             return
         if self._backend is not None:
             self._on_message(0)  # which sees whether the other one has just gone
@@ -116,6 +119,19 @@ class VhostUserNic:
         channel = Channel(connection)
         self._backend = Backend(channel, self._host.loop, self.chip, self.options.queue_pairs)
         self._host.loop.watch(channel.fileno(), READ, self._on_message)
+
+    def _accept_later(self, error: OSError) -> None:
+        """The machine has gone again, or there are no descriptors left: don't ask all the time."""
+        log.warning("%s: accept: %s", self.name, error)
+        assert self._listener is not None and self._host is not None
+        loop, listener = self._host.loop, self._listener
+        loop.change(listener.fileno(), 0)
+
+        def watch_again() -> None:
+            if self._listener is listener:
+                loop.change(listener.fileno(), READ)
+
+        loop.call_later(ACCEPT_AGAIN_S, watch_again)
 
     def _on_message(self, events: int) -> None:
         assert self._backend is not None
