@@ -21,7 +21,7 @@ def test_file_is_meant_from_here_wherever_the_worker_runs() -> None:
 
 @pytest.mark.parametrize("text", ["u", "u=", "=file", ""])
 def test_half_an_option_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="--capture .*expects ID=FILE"):
+    with pytest.raises(ConfigError, match=r"--capture .*expects ID=FILE"):
         capture_option.read(text)
 
 
