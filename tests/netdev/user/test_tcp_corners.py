@@ -661,3 +661,81 @@ def test_the_next_guest_on_the_wire_does_not_wait_for_the_last_ones_room(
     bench.settle()
     bench.pass_time(1)
     assert peer.read(4) == b"data"
+
+
+# Losses of the guest's data
+
+
+def blocks(segment: tcp.Segment) -> list[tuple[int, int]]:
+    """The selective acknowledgements in a segment."""
+    for kind, value in tcp.iter_options(segment.options):
+        if kind == tcp.OPTION_SACK:
+            numbers = struct.unpack(f"!{len(value) // 4}I", value)
+            return list(zip(numbers[::2], numbers[1::2], strict=True))
+    return []
+
+
+def connect_with_sack(bench: Bench, server: socket.socket) -> tuple[TcpPeer, socket.socket]:
+    peer = TcpPeer(bench, server.getsockname()[1])
+    syn_ack = peer.open(tcp.Options(mss=1460, window_scale=7, sack_permitted=True))
+    assert tcp.Options.parse(syn_ack.options).sack_permitted
+    host, _ = server.accept()
+    host.settimeout(5)
+    return peer, host
+
+
+def test_what_lies_behind_a_hole_is_told_and_needs_no_repetition(
+    bench: Bench, server: socket.socket
+) -> None:
+    peer, host = connect_with_sack(bench, server)
+    start = peer.nxt
+    bench.send(peer.segment(ACK, b"second", seq=start + 5))
+    bench.send(peer.segment(ACK | FIN, b"fourth", seq=start + 16))
+    first, second = bench.segments()
+    assert (first.ack, blocks(first)) == (start, [(start + 5, start + 11)])
+    assert blocks(second) == [(start + 16, start + 22), (start + 5, start + 11)]
+    bench.send(peer.segment(ACK, b"first"))
+    assert host.recv(100) == b"firstsecond"
+    (third,) = bench.segments()
+    assert (third.ack, blocks(third)) == (start + 11, [(start + 16, start + 22)])
+    bench.send(peer.segment(ACK, b"third", seq=start + 11))
+    (last,) = bench.segments()
+    assert (last.ack, blocks(last)) == (start + 23, [])
+    assert host.recv(100) == b"thirdfourth"
+    assert host.recv(100) == b""
+    assert bench.netdev._tcp.backlogs == 0
+
+
+def test_a_guest_that_does_not_ask_for_it_gets_no_selective_acknowledgement(
+    bench: Bench, server: socket.socket
+) -> None:
+    peer, host = connect(bench, server)
+    bench.send(peer.segment(ACK, b"second", seq=peer.nxt + 5))
+    (segment,) = bench.segments()
+    assert not segment.options
+    bench.send(peer.segment(ACK, b"first"))
+    assert host.recv(100) == b"firstsecond"
+
+
+def test_a_superframe_behind_a_hole_counts_as_its_segments(
+    bench: Bench, server: socket.socket
+) -> None:
+    """Three repetitions make a guest mend the hole at once."""
+    peer, _ = connect(bench, server)
+    bench.send(peer.segment(ACK, pattern(20_000), seq=peer.nxt + 1460))
+    assert [segment.ack for segment in bench.segments()] == [peer.nxt] * 3
+
+
+def test_what_a_guest_sends_behind_holes_is_bounded(bench: Bench, server: socket.socket) -> None:
+    peer, _ = connect(bench, server)
+    flow = the_flow(bench)
+    start = peer.nxt + 1
+    for index in range(300):
+        bench.send(peer.segment(ACK, pattern(10_000), seq=start + 10_000 * index))
+    assert flow.ahead is not None
+    assert 0 < flow.ahead.size <= 1 << 20
+    assert bench.netdev._tcp.backlogs == flow.ahead.size
+    for index in range(300):
+        bench.send(peer.segment(ACK, b"x", seq=start + 2 * index))
+    bench.send(peer.segment(RST, seq=peer.nxt))
+    assert bench.netdev._tcp.backlogs == 0

@@ -53,6 +53,7 @@ class Connection(RuleBasedStateMachine):
         guest_start=st.sampled_from([1000, MASK, MASK - 1, MASK - 5000, 1 << 31]),
         our_start=st.sampled_from([1000, MASK, MASK - 1, MASK - 5000, 1 << 31]),
         scale=st.sampled_from([None, 0, 7]),
+        sack=st.booleans(),
         mss=st.sampled_from([536, 1460, 9000]),
         buffers=st.sampled_from([None, 4096, 30_000]),
         length=st.sampled_from([0, 1, 5000, 60_000]),
@@ -64,6 +65,7 @@ class Connection(RuleBasedStateMachine):
         guest_start: int,
         our_start: int,
         scale: int | None,
+        sack: bool,
         mss: int,
         buffers: int | None,
         length: int,
@@ -77,7 +79,7 @@ class Connection(RuleBasedStateMachine):
         self.peer = TcpPeer(self.bench, self.server.getsockname()[1])
         self.peer.nxt = guest_start
         with patch.object(tcp_flow, "getrandbits", return_value=our_start):
-            syn_ack = self.peer.open(tcp.Options(mss=mss, window_scale=scale))
+            syn_ack = self.peer.open(tcp.Options(mss, scale, sack))
         self.shift = 0 if scale is None else 7
         self.guest_shift = scale or 0
         self.host, _ = self.server.accept()
@@ -88,8 +90,8 @@ class Connection(RuleBasedStateMachine):
             self.host.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
         self.start = (guest_start + 1) & MASK
         self.length = length
-        self.known = 0
-        """How far the guest's stream was ever offered without a hole."""
+        self.offered = bytearray(length + 1)
+        """Which bytes of the guest's stream, and the end behind them, were ever offered."""
         self.acked = 0
         self.edge = syn_ack.window
         self.guest_ended = False
@@ -118,10 +120,9 @@ class Connection(RuleBasedStateMachine):
         seq = self.start + at
         data = STREAM[at : at + size]
         self.bench.send(self.peer.segment(flags, data, seq=seq, ack=self.guest_ack()))
-        if flags == ACK and at <= self.known:
-            self.known = max(self.known, at + size)
-        if flags == ACK | FIN and at <= self.known and at + size == self.length:
-            self.known = self.length
+        self.offered[at : at + size] = b"\1" * size
+        if flags & FIN:
+            self.offered[self.length] = 1
             self.guest_ended = True
         self.hear()
 
@@ -259,7 +260,7 @@ class Connection(RuleBasedStateMachine):
             acked = (segment.ack - self.start) & MASK
             assert acked < 1 << 31
             self.fin_acked = acked > self.length
-            assert acked <= self.known + (1 if self.guest_ended else 0)
+            assert 0 not in self.offered[:acked]
             self.acked = max(self.acked, min(acked, self.length))
             edge = acked + (segment.window << self.shift)
             assert edge >= self.edge, "the window was taken back"
@@ -280,7 +281,8 @@ class Connection(RuleBasedStateMachine):
             assert STREAM[: self.length].startswith(self.host_got)
             assert self.fin_at in (None, self.host_sent)
             assert not self.saw_end or len(self.host_got) == self.length
-            assert self.table.backlogs == len(self.flow.backlog)
+            ahead = self.flow.ahead.size if self.flow.ahead else 0
+            assert self.table.backlogs == len(self.flow.backlog) + ahead
 
     def teardown(self) -> None:
         if not hasattr(self, "reader"):

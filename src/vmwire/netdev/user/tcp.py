@@ -304,7 +304,7 @@ class TcpTable:
         options += bytes(-len(options) % 4)
         key = flow.key
         header = key[10:12] + key[8:10] + TCP_NUMBERS.pack(
-            sequence, flow.rcv_nxt if flags & ACK else 0, (20 + len(options)) << 2, flags,
+            sequence, flow.taken_to if flags & ACK else 0, (20 + len(options)) << 2, flags,
             window, 0, 0,
         )  # fmt: skip
         self._send(key[4:8], key[:4], header + options, flow.ethernet[:6])
@@ -469,6 +469,10 @@ class TcpTable:
         """Return how large ``flow``'s backlog may be now."""
         return min(MAX_BACKLOG, len(flow.backlog) + ALL_BACKLOGS - self.backlogs)
 
+    def ahead_room(self, kept: int) -> int:
+        """Return how much more a flow that has ``kept`` of what came too early may keep now."""
+        return min(MAX_BACKLOG - kept, ALL_BACKLOGS - self.backlogs)
+
     # Ending
 
     def finished(self, flow: TcpFlow) -> None:
@@ -548,7 +552,7 @@ def _learn(flow: TcpFlow, head: bytes) -> None:
         options = Options.parse(head[transport + 20 : transport + (head[transport + 12] >> 4) * 4])
     except ParseError:
         options = Options()
-    flow.learn_options(options.mss, options.window_scale)
+    flow.learn_options(options.mss, options.window_scale, options.sack_permitted)
 
 
 def _checksum_holds(frame: Frame, head: bytes, transport: int, end: int) -> bool:

@@ -16,6 +16,8 @@ numbers, windows and a retransmission for the rare loss, but no copy of the data
   come. The window that is advertised is the room in the socket's send buffer. What the kernel
   takes only in part is held in a *backlog*, which is not acknowledged before it is gone.
 
+What comes behind a loss of the guest's data is kept *ahead*, and neither acknowledged nor pushed
+before the hole is mended; the guest hears of it by selective acknowledgements, if it wants them.
 A loss toward the guest is answered by going back to the first byte that it misses, with little
 under way at first (``cap``), so that most of what it has already isn't sent again: its next
 acknowledgement jumps to the next hole.
@@ -51,11 +53,13 @@ import errno
 import socket
 from collections.abc import Sequence
 from fcntl import ioctl
+from functools import lru_cache
 from random import getrandbits
 from struct import Struct
 from typing import TYPE_CHECKING
 
 from vmwire.engine.loop import ERROR, HANGUP, PEER_CLOSED, READ, URGENT, WRITE
+from vmwire.netdev.user.tcp_ahead import Ahead
 from vmwire.wire.frame import F_NEEDS_CSUM, GSO_TCPV4, Frame, Offload, View
 
 if TYPE_CHECKING:
@@ -94,7 +98,8 @@ FIRST_CHUNK = 16384
 CHECKSUM_LEFT = Offload(F_NEEDS_CSUM, checksum_start=34, checksum_offset=16)
 
 MAX_BACKLOG = 1 << 20
-"""Bytes that one flow may have waiting for its socket beyond what the kernel took."""
+"""Bytes that one flow may have waiting for its socket beyond what the kernel took; and again as
+many that came too early."""
 
 FIRST_RTO = 0.25
 LONGEST_RTO = 30.0
@@ -113,11 +118,20 @@ LEAST_OF_BUFFER = 12
 in use the kernel says that a socket takes no more: so whoever waits will be told."""
 LINGER_RESET = Struct("ii").pack(1, 0)
 
+BLOCK = Struct("!II")
+MAX_BLOCKS = 4
+"""As many as fit into the options (RFC 2018, 3)."""
 MAX_DISCARDS = 64
 """Reads of unwanted data at a reset; a sender faster than that is cut off."""
 
 _trash = memoryview(bytearray(1 << 20))
 _number = Struct("i")
+
+
+@lru_cache(maxsize=64)
+def gso_offload(mss: int) -> Offload:
+    """Return the offload of superframes with segments of ``mss`` bytes."""
+    return Offload(F_NEEDS_CSUM, GSO_TCPV4, HEADERS_SIZE, mss, 34, 16)
 
 
 def fold(number: int) -> int:
@@ -133,6 +147,7 @@ class TcpFlow:
         "acknowledged",
         "addresses",
         "addresses_sum",
+        "ahead",
         "backlog",
         "cap",
         "checksum_offload",
@@ -166,6 +181,7 @@ class TcpFlow:
         "retries",
         "rto",
         "rto_at",
+        "sack",
         "shut",
         "snd_max",
         "snd_nxt",
@@ -213,6 +229,10 @@ class TcpFlow:
         self.pending: list[View] = []
         self.pending_bytes = 0
         self.backlog = bytearray()
+        self.ahead: Ahead | None = None
+        """What came too early, if there is such."""
+        self.sack = False
+        """Whether the guest wants to know what came too early (RFC 2018)."""
         self.readable = False
         self.acknowledged = 0
         """Bytes that the guest has and that are still to be discarded in the socket."""
@@ -246,12 +266,13 @@ class TcpFlow:
 
     # What the guest and the host agreed on
 
-    def learn_options(self, mss: int | None, shift: int | None) -> None:
-        """Take the options of the guest's SYN (RFC 9293 3.7.1, RFC 7323 2.2)."""
+    def learn_options(self, mss: int | None, shift: int | None, sack: bool) -> None:
+        """Take the options of the guest's SYN (RFC 9293 3.7.1, RFC 7323 2.2, RFC 2018 2)."""
+        self.sack = sack
         limit = self.table.plan.mtu - 40
         self.mss = min(max(DEFAULT_MSS if mss is None else mss, LEAST_MSS), limit)
         self.guest_shift = -1 if shift is None else min(shift, 14)
-        self.gso_offload = Offload(F_NEEDS_CSUM, GSO_TCPV4, HEADERS_SIZE, self.mss, 34, 16)
+        self.gso_offload = gso_offload(self.mss)
 
     def start_at(self, sequence: int) -> None:
         """Take the sequence number of the guest's SYN."""
@@ -290,8 +311,18 @@ class TcpFlow:
 
     def send_ack(self) -> None:
         """Tell the guest what has been taken and how much more may come."""
+        if self.ahead is not None and self.sack:
+            self._send_selective_ack(self.ahead)
+            return
         headers = self.pack_headers(0, self.snd_nxt, ACK, self.window())
         self.table.output.frame(Frame.of(headers))
+
+    def _send_selective_ack(self, ahead: Ahead) -> None:
+        """The same, and what is there behind the holes."""
+        blocks = ahead.blocks(MAX_BLOCKS)
+        options = b"\x01\x01\x05" + bytes((2 + 8 * len(blocks),)) if blocks else b""
+        options += b"".join([BLOCK.pack(*block) for block in blocks])
+        self.table.send_segment(self, self.snd_nxt, ACK, self.window(), options)
 
     def send_late_ack(self) -> None:
         """The same for a few bytes, without asking the socket while the window is wide open."""
@@ -362,6 +393,8 @@ class TcpFlow:
         options = b"\x02\x04" + (self.table.plan.mtu - 40).to_bytes(2, "big")
         if flags == SYN or self.guest_shift >= 0:
             options += b"\x01\x03\x03" + bytes((WINDOW_SHIFT,))
+        if flags == SYN or self.sack:
+            options += b"\x01\x01\x04\x02"
         window = min(self._measure()[1], 0xFFFF)  # the window of a SYN is never scaled
         if self.guest_shift >= 0:
             window &= -1 << WINDOW_SHIFT  # what comes next can say the same in its own scale
@@ -533,9 +566,7 @@ class TcpFlow:
     def _on_data(self, offset: int, flags: int, views: Sequence[View], size: int) -> None:
         """Take what comes next in sequence; answer the rest with what we expect."""
         if self.guest_fin or (offset and offset < HALF):
-            # beyond its own FIN, or a hole before it: the guest sends it again
-            self.table.counters["out of order"] += 1
-            self.table.owe_ack(self)
+            self._on_early_data(offset, flags, views, size)
             return
         fin = flags & FIN
         if offset:
@@ -552,7 +583,52 @@ class TcpFlow:
         if fin:
             self.rcv_nxt = (self.rcv_nxt + 1) & MASK
             self.guest_fin = True
+        if self.ahead is not None:
+            self._on_mended_hole(self.ahead)
         self.table.owe_push(self)
+
+    def _on_early_data(self, offset: int, flags: int, views: Sequence[View], size: int) -> None:
+        """Keep what lies behind a hole, or let the guest repeat it; what is behind a FIN is none.
+
+        The guest learns of the hole by repeated acknowledgements: one for each segment, or as many
+        as it needs for the segments of a superframe.
+        """
+        self.table.counters["out of order"] += 1
+        self._keep_early(offset, flags & FIN, views, size)
+        for _ in range(min(size // self.mss, DUPLICATES_FOR_RETRANSMIT) or 1):
+            self.table.owe_ack(self)
+
+    def _keep_early(self, offset: int, fin: int, views: Sequence[View], size: int) -> None:
+        ahead = self.ahead or Ahead()
+        before = ahead.size
+        fits = offset + size <= (self.last_edge - self.rcv_nxt) & MASK
+        if self.guest_fin or not fits or size > self.table.ahead_room(before):
+            return
+        at = (self.rcv_nxt + offset) & MASK
+        ahead.put(at, views)
+        self.table.backlogs += ahead.size - before
+        if fin:
+            ahead.fin_at = (at + size) & MASK
+        self.ahead = ahead
+
+    def _on_mended_hole(self, ahead: Ahead) -> None:
+        """Take on what came before its time and is next now."""
+        before = ahead.size
+        data = ahead.take(self.rcv_nxt)
+        if data is not None:
+            self.pending.append(data)
+            self.pending_bytes += len(data)
+            self.rcv_nxt = (self.rcv_nxt + len(data)) & MASK
+        if ahead.fin_at == self.rcv_nxt:
+            self.guest_fin = True
+            self.rcv_nxt = (self.rcv_nxt + 1) & MASK
+        self.table.backlogs += ahead.size - before
+        if self.guest_fin or (not ahead.runs and ahead.fin_at is None):
+            self._forget_early(ahead)
+
+    def _forget_early(self, ahead: Ahead) -> None:
+        self.table.backlogs -= ahead.size
+        self.ahead = None
 
     def push(self) -> None:
         """Hand the burst's data to the kernel, acknowledge what it took."""
@@ -566,7 +642,8 @@ class TcpFlow:
             self._shut_down()
         if self.state is not ESTABLISHED:
             return
-        if size < 2 * self.mss and not self.guest_fin and not self.backlog:
+        late = size < 2 * self.mss and self.ahead is None
+        if late and not self.fin_acked and not self.backlog:
             # the answer may carry the acknowledgement; else it goes out when nothing comes
             self.ack_owed = True
             self.table.ack_later(self)
@@ -686,6 +763,8 @@ class TcpFlow:
     def let_go(self) -> None:
         """Let go of what is held, a burst's lent views above all: others may keep the flow."""
         self.backlog.clear()
+        if self.ahead is not None:
+            self._forget_early(self.ahead)
         self.pending.clear()
         self.pending_bytes = 0
         self.rto_at = 0.0
