@@ -12,8 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.pairs import Figures, arguments, chosen, compare, finish
 from tests.guest.provision import qemu_newest
+
+from benchmarks.pairs import Figures, arguments, chosen, compare, finish
 
 VMWIRE = str(Path(__file__).resolve().parent.parent / "vmwire")
 MACHINE = ["-S", "-display", "none", "-monitor", "stdio", "-m", "96"]
