@@ -739,3 +739,85 @@ def test_what_a_guest_sends_behind_holes_is_bounded(bench: Bench, server: socket
         bench.send(peer.segment(ACK, b"x", seq=start + 2 * index))
     bench.send(peer.segment(RST, seq=peer.nxt))
     assert bench.netdev._tcp.backlogs == 0
+
+
+# Silence, and events that mean nothing
+
+
+def test_a_connection_that_was_silent_for_hours_is_asked_and_kept(
+    bench: Bench, server: socket.socket
+) -> None:
+    peer, host = connect(bench, server)
+    bench.clock.advance(7300)
+    bench.settle()
+    (probe,) = bench.segments()
+    assert (probe.flags, probe.seq, len(probe.payload)) == (ACK, peer.ack - 1, 0)
+    bench.send(peer.segment(ACK))
+    bench.pass_time(400)
+    assert not bench.segments()
+    host.sendall(b"still here")
+    assert peer.read(10) == b"still here"
+
+
+def test_a_guest_that_has_gone_silently_is_given_up_in_the_end(
+    bench: Bench, server: socket.socket
+) -> None:
+    _, host = connect(bench, server)
+    bench.clock.advance(7300)
+    bench.pass_time(400)
+    assert not bench.netdev._tcp.flows
+    with pytest.raises(ConnectionResetError):
+        host.recv(1)
+
+
+@pytest.mark.parametrize("state", ["opening", "established", "half closed"])
+@pytest.mark.parametrize("peek_offset", [True, False])
+def test_events_of_a_descriptors_last_owner_change_nothing(
+    bench: Bench, server: socket.socket, state: str, peek_offset: bool
+) -> None:
+    """A turn's events may tell of a socket that an earlier one closed, whose number is in use."""
+    table = bench.netdev._tcp
+    table.peek_offset = table._feeder._peek_offset = peek_offset
+    peer = TcpPeer(bench, server.getsockname()[1])
+    if state == "opening":
+        bench.send(peer.segment(SYN))
+    else:
+        peer.open()
+    host, _ = server.accept()
+    if state == "half closed":
+        bench.send(peer.segment(ACK | FIN))
+        peer.nxt += 1
+    bench.wait_until(lambda: bench.frames or state == "established")
+    answers = bench.segments()
+    for events in range(1, 64):
+        mask = sum(bit for n, bit in enumerate((1, 2, 4, 8, 0x10, 0x2000)) if events >> n & 1)
+        the_flow(bench).on_event(mask)
+        bench.settle()
+    assert {segment.flags for segment in bench.segments()} <= {ACK}
+    if state == "opening":
+        peer.nxt, peer.ack = 1001, answers[0].seq + 1
+        bench.send(peer.segment(ACK))
+    host.sendall(b"whole")
+    assert peer.read(5) == b"whole"
+
+
+def test_a_listener_without_descriptors_left_waits_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(hostfwd=["tcp:127.0.0.1:0-:22"])
+    calls = []
+
+    def none_left(self: socket.socket) -> tuple[socket.socket, object]:
+        calls.append(1)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    client = socket.create_connection(("127.0.0.1", forwarded_port(bench)))
+    with monkeypatch.context() as patch:
+        patch.setattr(socket.socket, "accept", none_left)
+        bench.wait_until(lambda: calls)
+        bench.settle(50)
+        assert len(calls) == 1
+    bench.pass_time(0.2)
+    bench.wait_until(lambda: bench.netdev._tcp.flows)
+    client.close()
+    bench.close()

@@ -542,7 +542,7 @@ class TcpTable:
         silent_since = self.now() - IDLE_S
         for flow in list(self.flows.values()):
             if flow.last_heard < silent_since and flow.state is ESTABLISHED and not flow.rto_at:
-                flow.probe()
+                flow.keep_alive()
 
 
 def _learn(flow: TcpFlow, head: bytes) -> None:
