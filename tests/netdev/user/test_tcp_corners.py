@@ -18,7 +18,7 @@ import pytest
 from tests.netdev.user.guest import ACK, FIN, GUEST, RST, SYN, Bench, Reassembly, TcpPeer, listener
 
 from vmwire.netdev.user import tcp as tcp_module
-from vmwire.netdev.user import tcp_flow
+from vmwire.netdev.user import tcp_speaker
 from vmwire.netdev.user.tcp_flow import TcpFlow
 from vmwire.wire.frame import Frame
 from vmwire.wire.port import PACKETS_ONLY, Port
@@ -283,7 +283,7 @@ def test_the_guests_numbers_wrap_around(bench: Bench, server: socket.socket, bef
 def test_the_networks_numbers_wrap_around(
     server: socket.socket, monkeypatch: pytest.MonkeyPatch, before: int
 ) -> None:
-    monkeypatch.setattr(tcp_flow, "getrandbits", lambda bits: (1 << 32) - before)
+    monkeypatch.setattr(tcp_speaker, "getrandbits", lambda bits: (1 << 32) - before)
     bench = Bench(accepts=PACKETS_ONLY)
     peer, host = connect(bench, server)
     host.setblocking(False)

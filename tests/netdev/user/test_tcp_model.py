@@ -28,7 +28,7 @@ from tests.netdev.user.guest import (
     listener,
 )
 
-from vmwire.netdev.user import tcp_flow
+from vmwire.netdev.user import tcp_speaker
 from vmwire.wire.port import EVERYTHING, PACKETS_ONLY, Accepts
 from vmwire.wire.protocols import tcp
 
@@ -78,7 +78,7 @@ class Connection(RuleBasedStateMachine):
         self.server = listener()
         self.peer = TcpPeer(self.bench, self.server.getsockname()[1])
         self.peer.nxt = guest_start
-        with patch.object(tcp_flow, "getrandbits", return_value=our_start):
+        with patch.object(tcp_speaker, "getrandbits", return_value=our_start):
             syn_ack = self.peer.open(tcp.Options(mss, scale, sack))
         self.shift = 0 if scale is None else 7
         self.guest_shift = scale or 0

@@ -26,7 +26,8 @@ from vmwire.engine.loop import EDGE, PEER_CLOSED, READ, URGENT, WRITE, Loop
 from vmwire.netdev.user.output import Output
 from vmwire.netdev.user.plan import Plan, dotted
 from vmwire.netdev.user.tcp_feed import TcpFeeder
-from vmwire.netdev.user.tcp_flow import (
+from vmwire.netdev.user.tcp_flow import TcpFlow
+from vmwire.netdev.user.tcp_speaker import (
     ACK,
     CLOSED,
     CONNECTING,
@@ -39,7 +40,7 @@ from vmwire.netdev.user.tcp_flow import (
     SYN,
     SYN_RECEIVED,
     SYN_SENT,
-    TcpFlow,
+    TcpSpeaker,
 )
 from vmwire.wire.frame import Frame, View
 from vmwire.wire.port import Port
@@ -298,7 +299,7 @@ class TcpTable:
         self._send(key[4:8], key[:4], header, mac)
 
     def send_segment(
-        self, flow: TcpFlow, sequence: int, flags: int, window: int, options: bytes
+        self, flow: TcpSpeaker, sequence: int, flags: int, window: int, options: bytes
     ) -> None:
         """Send a segment with options and no data."""
         options += bytes(-len(options) % 4)
@@ -381,7 +382,7 @@ class TcpTable:
     def _watch(self, flow: TcpFlow) -> None:
         self.loop.watch(flow.fd, EVENTS, flow.on_event)
 
-    def watch_again(self, flow: TcpFlow) -> None:
+    def watch_again(self, flow: TcpSpeaker) -> None:
         """Have the kernel report the readiness of ``flow``'s socket anew."""
         self.loop.change(flow.fd, EVENTS)
 

@@ -16,7 +16,13 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from vmwire.netdev.user.tcp_flow import ACK, ESTABLISHED, HEADERS_SIZE, PSH, TcpFlow
+from vmwire.netdev.user.tcp_flow import TcpFlow
+from vmwire.netdev.user.tcp_speaker import (
+    ACK,
+    ESTABLISHED,
+    HEADERS_SIZE,
+    PSH,
+)
 from vmwire.wire.frame import Frame, View
 from vmwire.wire.port import Port
 

@@ -52,22 +52,65 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Sequence
-from fcntl import ioctl
-from functools import lru_cache
-from random import getrandbits
 from struct import Struct
-from typing import TYPE_CHECKING
 
 from vmwire.engine.loop import ERROR, HANGUP, PEER_CLOSED, READ, URGENT, WRITE
 from vmwire.netdev.user.tcp_ahead import Ahead
-from vmwire.wire.frame import F_NEEDS_CSUM, GSO_TCPV4, Frame, Offload, View
+from vmwire.netdev.user.tcp_speaker import (
+    ACK,
+    CLOSED,
+    CONNECTING,
+    ESTABLISHED,
+    FIN,
+    FIRST_RTO,
+    HALF,
+    MASK,
+    MAX_WINDOW,
+    NO_CAP,
+    RST,
+    SO_PEEK_OFF,
+    SYN,
+    SYN_RECEIVED,
+    SYN_SENT,
+    WINDOW_SHIFT,
+    TcpSpeaker,
+)
+from vmwire.wire.frame import Frame, View
 
-from vmwire.netdev.user.tcp_speaker import *  # PLACEHOLDER
+LONGEST_RTO = 30.0
+MAX_RETRIES = 15
+"""About five minutes: a guest that is paused for a while keeps its connections."""
+SYN_RETRIES = 5
+DUPLICATES_FOR_RETRANSMIT = 3
+FIRST_SEGMENTS = 10
+"""Segments under way after a loss (RFC 6928 starts a connection with as many)."""
+LINGER_RESET = Struct("ii").pack(1, 0)
+MAX_DISCARDS = 64
+"""Reads of unwanted data at a reset; a sender faster than that is cut off."""
+_trash = memoryview(bytearray(1 << 20))
+
 
 class TcpFlow(TcpSpeaker):
     """One connection. Made by ``TcpTable``, which finds it for each segment of the guest."""
 
     __slots__ = ()
+
+    def send_syn(self) -> None:
+        """Send SYN (forwarded connection) or SYN-ACK, with our options."""
+        flags = SYN if self.state == SYN_SENT else SYN | ACK
+        options = b"\x02\x04" + (self.table.plan.mtu - 40).to_bytes(2, "big")
+        if flags == SYN or self.guest_shift >= 0:
+            options += b"\x01\x03\x03" + bytes((WINDOW_SHIFT,))
+        if flags == SYN or self.sack:
+            options += b"\x01\x01\x04\x02"
+        window = min(self._measure()[1], 0xFFFF)  # the window of a SYN is never scaled
+        if self.guest_shift >= 0:
+            window &= -1 << WINDOW_SHIFT  # what comes next can say the same in its own scale
+        self.last_edge = (self.rcv_nxt + window) & MASK
+        self.enough = window - (window >> 2)
+        self.table.send_segment(self, self.snd_una, flags, window, options)
+        self.snd_nxt = self.snd_max = (self.snd_una + 1) & MASK
+        self._arm()
 
     # The guest's segments
 
@@ -411,7 +454,7 @@ class TcpFlow(TcpSpeaker):
         acknowledged must not be lost by it, so then the connection ends as a close.
         """
         try:
-            if not _number.unpack(ioctl(self.fd, SIOCOUTQ, b"\0\0\0\0"))[0]:
+            if not self.unsent():
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
             else:
                 for _ in range(MAX_DISCARDS):
@@ -466,6 +509,13 @@ class TcpFlow(TcpSpeaker):
         self._arm()
 
     # Time
+
+    def _arm(self) -> None:
+        self.rto_at = self.table.now() + self.rto
+        self.table.wait_for(self)
+
+    def _disarm(self) -> None:
+        self.rto_at = 0.0
 
     def wait_for_mac(self) -> None:
         """The guest has been asked for its MAC; the SYN follows its answer."""
