@@ -62,7 +62,7 @@ def macswap(path: str, folder: Path, vdev: str, *words: str) -> Iterator[Path]:
 
 
 def deliver(served: Served, data: bytes) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not served.deliver(data):
         assert time.monotonic() < deadline, served.stats()
         time.sleep(0.001)

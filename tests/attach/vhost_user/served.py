@@ -39,7 +39,7 @@ class Served:
     def stats(self) -> dict[str, object]:
         return self.loop.call(self.nic.stats)
 
-    def wait(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    def wait(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
         """Wait until something holds in the engine's thread."""
         deadline = time.monotonic() + timeout_s
         while not self.loop.call(condition):
