@@ -35,7 +35,7 @@ class Running:
 
     def load(self, host: HostPeer) -> None:
         self.guest.lease()
-        self.guest.check("socat TCP-LISTEN:7,fork,reuseaddr PIPE >/dev/null 2>&1 &")
+        self.guest.check("socat TCP-LISTEN:7,fork,reuseaddr EXEC:cat,nofork >/dev/null 2>&1 &")
         # Rounds of 3 s, so that what a dead connection holds up ends too.
         request = f"(printf 'GET /{10 << 30} HTTP/1.0\\r\\n\\r\\n'; sleep 3)"
         fetch = f"{request} | socat - TCP:10.0.2.2:{host.http_port}"

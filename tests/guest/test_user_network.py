@@ -35,7 +35,10 @@ class Bed:
 
     def set_up(self) -> None:
         self.guest.lease()
-        self.guest.check(f"socat TCP-LISTEN:{ECHO_PORT},fork,reuseaddr PIPE >/dev/null 2>&1 &")
+        # not socat's PIPE: it blocks for good when the pipe is full and nothing reads it but itself
+        self.guest.check(
+            f"socat TCP-LISTEN:{ECHO_PORT},fork,reuseaddr EXEC:cat,nofork >/dev/null 2>&1 &"
+        )
         self.guest.check(f"socat UDP-RECVFROM:{ECHO_PORT},fork PIPE >/dev/null 2>&1 &")
         self.guest.check(
             f"for try in 1 2 3 4 5 6 7 8 9; do netstat -ltn | grep -q :{ECHO_PORT} && "
