@@ -11,9 +11,10 @@ its guest however many frames the turn brought.
 What can wait a little longer (an acknowledgement that the answer may carry) is put off until the
 loop is *idle*: about to sleep, or kept busy for ``MOST_BUSY_TURNS`` turns.
 
-After a turn with little work the loop looks again a few times without sleeping (an *adaptive
-spin*): going to sleep and being woken costs more than a request and its answer. It gives up after
-a few empty looks, so an idle network costs nothing.
+After a turn with little work the loop looks again without sleeping (an *adaptive spin*): going to
+sleep and being woken costs more than a request and its answer. How long it looks follows what it
+met lately: a sleep that was over at once doubles the time, a long one halves it, down to a few
+looks. So an idle network costs nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
+from os import sched_yield
+from time import perf_counter
 from typing import TypeVar
 
 from vmwire.engine.clock import Clock, Timer, Timers
@@ -38,7 +41,11 @@ URGENT = select.EPOLLPRI
 EDGE = select.EPOLLET
 
 SPIN_LOOKS = 4
-"""Empty looks before the loop goes to sleep."""
+"""Empty looks before the loop does what was put off."""
+LEAST_SPIN_S = 25e-6
+MOST_SPIN_S = 200e-6
+"""How long it looks on before it goes to sleep: about what being woken costs, and the answer of
+a peer on the same machine."""
 SMALL_TURN = 4
 """A turn with at most this many ready descriptors is followed by a spin."""
 MOST_BUSY_TURNS = 16
@@ -66,6 +73,7 @@ class Loop:
         self._deferred: list[Callable[[], None]] = []
         self._put_off: list[Callable[[], None]] = []
         self._busy_turns = 0
+        self._spin_s = 0.0
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake_fd, READ)
         self._handlers[self._wake_fd] = self._on_wake
@@ -161,20 +169,46 @@ class Loop:
         """Run until ``stop``."""
         self._thread = threading.get_ident()
         try:
-            looks = 0
+            spinning = False
             while not self._stopping:
                 if self._put_off:
                     self._busy_turns += 1
-                    if not looks or self._busy_turns > MOST_BUSY_TURNS:
+                    if self._busy_turns > MOST_BUSY_TURNS:
                         self.idle()
-                ready = self.turn(0 if looks else None)
-                if 0 < ready <= SMALL_TURN:
-                    looks = SPIN_LOOKS
-                elif looks:
-                    looks -= 1
+                served = self._serve(self._ready(spinning))
+                spinning = 0 < served <= SMALL_TURN
         finally:
             self._thread = None
             self._stopping = False
+
+    def _ready(self, spinning: bool) -> list[tuple[int, int]]:
+        """Return what is ready, as soon as something is or deferred calls are to be made."""
+        poll = self._epoll.poll
+        if self._deferred:
+            return poll(0, MAX_EVENTS)
+        if spinning:
+            for _ in range(SPIN_LOOKS):
+                if ready := poll(0, MAX_EVENTS):
+                    return ready
+        if self._put_off:
+            self.idle()
+        if spinning and self._spin_s and not self._deferred:
+            end = perf_counter() + self._spin_s
+            while perf_counter() < end:
+                sched_yield()  # to whoever is to answer
+                if ready := poll(0, MAX_EVENTS):
+                    return ready
+        return self._sleep()
+
+    def _sleep(self) -> list[tuple[int, int]]:
+        """Wait for something to happen, and learn from how long that took."""
+        begin = perf_counter()
+        ready = self._epoll.poll(self._sleep_time(None), MAX_EVENTS)
+        if perf_counter() - begin < MOST_SPIN_S:
+            self._spin_s = min(MOST_SPIN_S, self._spin_s * 2 or LEAST_SPIN_S)
+        elif self._spin_s:
+            self._spin_s = self._spin_s / 2 if self._spin_s > LEAST_SPIN_S else 0.0
+        return ready
 
     def turn(self, timeout_s: float | None = None) -> int:
         """Run one turn, waiting at most ``timeout_s`` (None: until something happens).
@@ -182,7 +216,9 @@ class Loop:
         Returns how many descriptors were ready.
         """
         sleep_s = 0 if timeout_s == 0 else self._sleep_time(timeout_s)
-        ready = self._epoll.poll(sleep_s, MAX_EVENTS)
+        return self._serve(self._epoll.poll(sleep_s, MAX_EVENTS))
+
+    def _serve(self, ready: list[tuple[int, int]]) -> int:
         handlers = self._handlers
         for fd, events in ready:
             handler = handlers.get(fd)

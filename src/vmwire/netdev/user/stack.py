@@ -34,6 +34,7 @@ LENGTHS = Struct("!HHH")  # total length, identification, flags and fragment off
 PROTOCOL_ICMP = 1
 PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
+TCP = b"\x06"
 UDP = b"\x11"
 DHCP_SERVER_PORT = b"\x00\x43"
 DNS_PORT = b"\x00\x35"
@@ -47,17 +48,13 @@ class Transport(Protocol):
 
 
 class Gathering(Transport, Protocol):
-    """A protocol that gathers a burst."""
+    """A protocol with flows, that gathers a burst."""
+
+    def receive_known(self, frame: Frame, head: bytes) -> bool:
+        """Take a frame of a known flow if there is nothing odd about it; else say False."""
 
     def end_burst(self) -> None:
         """The burst is over; its frames are lent until this returns."""
-
-
-class Udp(Gathering, Protocol):
-    """The protocol that has headers looked at once for many alike."""
-
-    def receive_known(self, frame: Frame, head: bytes) -> bool:
-        """Take a frame if one with the same headers was received before; else say False."""
 
 
 class Icmp(Transport, Protocol):
@@ -94,7 +91,7 @@ class Stack:
         self._on_guest = on_guest
         self._own_macs = {gateway_mac(plan.gateway), gateway_mac(plan.dns)}
 
-    def use(self, tcp: Gathering, udp: Udp, icmp: Icmp) -> None:
+    def use(self, tcp: Gathering, udp: Gathering, icmp: Icmp) -> None:
         """Connect the protocols, which need the stack's output first."""
         self._tcp = tcp
         self._udp = udp
@@ -106,7 +103,11 @@ class Stack:
             head = bytes(frame.views[0][:HEAD])
             if len(head) < HEAD and len(head) < frame.length:
                 head = frame.head(HEAD)
-            if head[23:24] == UDP and self._udp.receive_known(frame, head):
+            protocol = head[23:24]
+            if protocol == TCP:
+                if self._tcp.receive_known(frame, head):
+                    continue
+            elif protocol == UDP and self._udp.receive_known(frame, head):
                 continue
             ethertype = head[12:14]
             if ethertype == IPV4:

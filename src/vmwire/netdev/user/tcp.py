@@ -50,6 +50,11 @@ from vmwire.wire.protocols.tcp import Options
 
 SEGMENT = Struct("!12sIIBBH")
 """Addresses and ports, sequence, acknowledgement, data offset, flags, window."""
+WHOLE = Struct("!12xHBxHxxHBBxx12xIIBBH")
+"""Ethernet, IPv4 without options and TCP as far as its window: EtherType, version and header
+length, total length, fragment, TTL, protocol; then as in ``SEGMENT`` behind its key."""
+MOST_FRAGMENT = 0x4000
+"""The fragment word of a whole packet is at most this (don't fragment)."""
 TCP_NUMBERS = Struct("!IIBBHHH")
 """A TCP header behind its ports."""
 
@@ -68,7 +73,8 @@ MAX_LINGERING = 4096
 MAX_CONNECTING = 2048
 """Connections whose host side is not yet there. A guest that asks for more of what doesn't answer
 loses the oldest ones; if it still wants them, it asks again."""
-EVENTS = READ | WRITE | PEER_CLOSED | URGENT | EDGE
+EVENTS = READ | PEER_CLOSED | URGENT | EDGE
+"""What a connected socket is watched for; room besides while something waits for it."""
 
 UNREACHABLE_CODE = {
     errno.ENETUNREACH: 0,
@@ -89,7 +95,7 @@ def peek_offset_works() -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Segment:
     """What the demultiplexer found in a TCP segment's headers."""
 
@@ -150,6 +156,42 @@ class TcpTable:
         self._sweep_timer = loop.call_later(SWEEP_S, self._sweep)
 
     # Segments from the guest
+
+    def receive_known(self, frame: Frame, head: bytes) -> bool:
+        """Take a segment of a known connection if nothing is odd about it; else say False.
+
+        All that ``Stack`` and ``receive`` look at for one segment after the other, in one go: most
+        segments are of this kind.
+        """
+        flow = self.flows.get(head[26:38])
+        if flow is None or len(head) < WHOLE.size:
+            return False
+        (
+            ethertype, version, total, fragment, ttl, protocol,
+            sequence, ack, offset, flags, window,
+        ) = WHOLE.unpack_from(head)  # fmt: skip
+        data_at = 34 + (offset >> 4) * 4
+        end = 14 + total
+        if (
+            head[6:12] + head[:6] != flow.ethernet
+            or ethertype != 0x0800
+            or version != 0x45
+            or fragment > MOST_FRAGMENT
+            or ttl < 2
+            or protocol != PROTOCOL_TCP
+            or flags & SYN
+            or not 54 <= data_at <= end <= frame.length
+            or not frame.offload.checked
+            or int.from_bytes(head[14:34], "big") % 0xFFFF
+        ):
+            return False
+        size = end - data_at
+        views: Sequence[View] = ()
+        if size:
+            lent = frame.views
+            views = (lent[0][data_at:end],) if len(lent) == 1 else frame.payload(data_at, size)
+        flow.on_segment(sequence, ack, flags, window, views, size)
+        return True
 
     def receive(self, frame: Frame, head: bytes, transport: int, end: int) -> None:
         """Take one TCP segment: ``head`` is a copy of its first bytes, headers included.
@@ -369,22 +411,23 @@ class TcpTable:
         self.flows[flow.key] = flow
         self._connecting[flow] = head
         if error in (0, errno.EISCONN):
-            self._watch(flow)
             self._opened(flow)
-        elif error in (errno.EALREADY, errno.EINPROGRESS):
+            self.output.flush()  # the guest can go on while the rest is done
             self._watch(flow)
+        elif error in (errno.EALREADY, errno.EINPROGRESS):
+            self._watch(flow, WRITE)
             if len(self._connecting) > MAX_CONNECTING:
                 self.counters["too many connecting"] += 1
                 self.forget(next(iter(self._connecting)))
         else:
             self._refused(flow, error)
 
-    def _watch(self, flow: TcpFlow) -> None:
-        self.loop.watch(flow.fd, EVENTS, flow.on_event)
+    def _watch(self, flow: TcpFlow, room: int = 0) -> None:
+        self.loop.watch(flow.fd, EVENTS | room, flow.on_event)
 
     def watch_again(self, flow: TcpSpeaker) -> None:
-        """Have the kernel report the readiness of ``flow``'s socket anew."""
-        self.loop.change(flow.fd, EVENTS)
+        """Have the kernel report the readiness of ``flow``'s socket anew, for writing too."""
+        self.loop.change(flow.fd, EVENTS | WRITE)
 
     def on_connected(self, flow: TcpFlow) -> None:
         """The host's connect has an outcome."""

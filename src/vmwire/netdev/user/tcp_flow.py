@@ -103,7 +103,8 @@ class TcpFlow(TcpSpeaker):
             options += b"\x01\x03\x03" + bytes((WINDOW_SHIFT,))
         if flags == SYN or self.sack:
             options += b"\x01\x01\x04\x02"
-        window = min(self._measure()[1], 0xFFFF)  # the window of a SYN is never scaled
+        # the socket is fresh, so its buffer is empty; the window of a SYN is never scaled
+        window = min(self._buffer() * 3 // 4, 0xFFFF)
         if self.guest_shift >= 0:
             window &= -1 << WINDOW_SHIFT  # what comes next can say the same in its own scale
         self.last_edge = (self.rcv_nxt + window) & MASK
@@ -498,7 +499,7 @@ class TcpFlow(TcpSpeaker):
         if self.failed:
             self.on_host_error(self.failed)
             return
-        window = self.window()
+        window = self.promised() if self.shut else self.window()
         headers = self.pack_headers(0, self.snd_nxt, FIN | ACK, window)
         self.table.output.frame(Frame.of(headers))
         self.fin_at = self.snd_nxt

@@ -328,8 +328,11 @@ class TcpSpeaker:
 
     def _measure(self) -> tuple[int, int]:
         """Return the size of the socket's send buffer, and what it would take now, cautiously."""
-        buffer = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        buffer = self._buffer()
         return buffer, max(0, buffer * 3 // 4 - self.unsent())
+
+    def _buffer(self) -> int:
+        return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
     def unsent(self) -> int:
         """Return the bytes in the socket that the host's peer has not acknowledged."""
