@@ -41,7 +41,7 @@ URGENT = select.EPOLLPRI
 EDGE = select.EPOLLET
 
 SPIN_LOOKS = 4
-"""Empty looks before the loop does what was put off."""
+"""Empty looks before anything else."""
 LEAST_SPIN_S = 25e-6
 MOST_SPIN_S = 200e-6
 """How long it looks on before it goes to sleep: about what being woken costs, and the answer of
@@ -190,14 +190,13 @@ class Loop:
             for _ in range(SPIN_LOOKS):
                 if ready := poll(0, MAX_EVENTS):
                     return ready
-        if self._put_off:
-            self.idle()
-        if spinning and self._spin_s and not self._deferred:
             end = perf_counter() + self._spin_s
             while perf_counter() < end:
                 sched_yield()  # to whoever is to answer
                 if ready := poll(0, MAX_EVENTS):
                     return ready
+        if self._put_off:
+            self.idle()
         return self._sleep()
 
     def _sleep(self) -> list[tuple[int, int]]:

@@ -359,7 +359,10 @@ class TcpFlow(TcpSpeaker):
         taken = 0
         if not self.backlog:
             try:
-                taken = self.sock.sendmsg(views[:1024], (), _SEND_FLAGS)
+                if len(views) == 1:
+                    taken = self.sock.send(views[0], _SEND_FLAGS)
+                else:
+                    taken = self.sock.sendmsg(views[:1024], (), _SEND_FLAGS)
             except BlockingIOError:
                 pass
             except OSError as error:
