@@ -12,14 +12,17 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
+
 from vmwire.engine.clock import ManualClock
 from vmwire.engine.host import Host
 from vmwire.engine.loop import Loop
 from vmwire.netdev.user.netdev import UserNetdev
 from vmwire.netdev.user.options import UserOptions
+from vmwire.netdev.user.tcp_flow import TcpFlow
 from vmwire.options.table import table_of
-from vmwire.wire.frame import Frame, Offload, View
-from vmwire.wire.port import EVERYTHING, Accepts, Port, Room
+from vmwire.wire.frame import Frame, Gso, Offload, View
+from vmwire.wire.port import EVERYTHING, PACKETS_ONLY, Accepts, Port, Room
 from vmwire.wire.protocols import tcp
 from vmwire.wire.protocols.ipv4 import Header
 
@@ -29,6 +32,15 @@ GUEST = bytes((10, 0, 2, 15))
 GATEWAY = bytes((10, 0, 2, 2))
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 MASK = 0xFFFFFFFF
+
+PEERS: dict[str, dict[str, object]] = {
+    "superframes": {"accepts": EVERYTHING},
+    "superframes in guest memory": {"accepts": EVERYTHING, "direct": True},
+    "checksums only": {"accepts": Accepts(checksum=True, gso=Gso.NONE)},
+    "packets only": {"accepts": PACKETS_ONLY},
+}
+every_peer = pytest.mark.parametrize("bench", PEERS.values(), ids=PEERS.keys(), indirect=True)
+"""Has the fixture ``bench`` made for each kind of guest."""
 
 
 class Bench:
@@ -238,3 +250,64 @@ def listener() -> socket.socket:
     server = socket.create_server(("127.0.0.1", 0))
     server.settimeout(5)
     return server
+
+
+def connect(
+    bench: Bench, server: socket.socket, *, start: int = 1000, own_port: int = 40000
+) -> tuple[TcpPeer, socket.socket]:
+    """Connect a guest with a server of the host; return both ends."""
+    peer = TcpPeer(bench, server.getsockname()[1])
+    peer.nxt = start
+    peer.own_port = own_port
+    peer.open(tcp.Options(mss=1460, window_scale=7))
+    host, _ = server.accept()
+    host.settimeout(5)
+    return peer, host
+
+
+def the_flow(bench: Bench) -> TcpFlow:
+    """The only connection."""
+    (flow,) = bench.netdev._tcp.flows.values()
+    return flow
+
+
+def refuse_sends(patch: pytest.MonkeyPatch) -> None:
+    """Let the kernel take nothing of what guests send."""
+
+    def full(self: socket.socket, *rest: object) -> int:
+        raise BlockingIOError
+
+    patch.setattr(socket.socket, "send", full)
+    patch.setattr(socket.socket, "sendmsg", full)
+
+
+def cut_next_send(patch: pytest.MonkeyPatch, size: int) -> None:
+    """Let the kernel take only ``size`` bytes of what a guest sends next."""
+    send, sendmsg = socket.socket.send, socket.socket.sendmsg
+
+    def cut(self: socket.socket, data: View | list[View], *rest: Any) -> int:
+        patch.setattr(socket.socket, "send", send)
+        patch.setattr(socket.socket, "sendmsg", sendmsg)
+        return send(self, (data[0] if isinstance(data, list) else data)[:size])
+
+    patch.setattr(socket.socket, "send", cut)
+    patch.setattr(socket.socket, "sendmsg", cut)
+
+
+def take_until_closed(bench: Bench, peer: TcpPeer) -> None:
+    """Acknowledge what comes until there is no connection any more."""
+    bench.wait_until(lambda: peer.take() is None or not bench.netdev._tcp.flows)
+    bench.settle()
+    bench.segments()
+
+
+def forwarded_port(bench: Bench) -> int:
+    """The host's port of the first forward."""
+    forwards = bench.netdev.stats()["forwards"]
+    assert isinstance(forwards, list)
+    return int(forwards[0].split("-")[0].rsplit(":", 1)[1])
+
+
+def pattern(size: int) -> bytes:
+    """Bytes in which a lost or doubled piece shows."""
+    return (bytes(range(251)) * (size // 251 + 1))[:size]

@@ -13,6 +13,7 @@ from itertools import pairwise
 from vmwire.engine.loop import Loop
 from vmwire.netdev.user.output import Output
 from vmwire.netdev.user.plan import Plan, packed
+from vmwire.netdev.user.udp import UdpTable
 from vmwire.wire.frame import F_NEEDS_CSUM, GSO_UDP_L4, NO_OFFLOAD, Frame, Gso, Offload
 from vmwire.wire.offload import finish
 from vmwire.wire.port import Accepts, Port
@@ -109,6 +110,10 @@ class Guest:
         return packets
 
 
+MakeUdp = Callable[..., tuple[Guest, UdpTable]]
+"""The fixture ``make_udp``."""
+
+
 def parse(frame: Frame) -> Packet:
     """Read a frame as an IPv4 packet."""
     data = frame.tobytes()
@@ -180,6 +185,20 @@ def echo_frame(
     rest = ident.to_bytes(2, "big") + sequence.to_bytes(2, "big")
     message = icmp.Message(icmp.ECHO_REQUEST, 0, rest, data).emit()
     return ip_frame(message, destination, ipv4.PROTO_ICMP, **how)  # type: ignore[arg-type]
+
+
+def send_burst(table: UdpTable, *frames: tuple[Frame, bytes, int, int]) -> None:
+    """One burst of the guest."""
+    for frame in frames:
+        table.receive(*frame)
+    table.end_burst()
+
+
+def opened(table: UdpTable, server: socket.socket, source_port: int = 4000) -> tuple[str, int]:
+    """Have the guest say something to ``server``; return where answers go."""
+    send_burst(table, udp_frame(b"open", port_of(server), source_port=source_port))
+    client: tuple[str, int] = server.recvfrom(100)[1]
+    return client
 
 
 def host_socket(address: str = "127.0.0.1") -> socket.socket:
