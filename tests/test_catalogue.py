@@ -59,7 +59,7 @@ def test_what_is_not_served_yet_is_an_error_that_says_so(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"), [("netdev", "tap,id=t"), ("device", "e1000"), ("device", "rtl8139,id=n")]
+    ("kind", "text"), [("netdev", "tap,id=t"), ("device", "pcnet"), ("device", "rtl8139,id=n")]
 )
 def test_types_of_qemu_that_are_not_served_are_told_from_misspelt_ones(
     kind: str, text: str
@@ -127,6 +127,9 @@ def test_netdev_help_lists_what_is_served() -> None:
 def test_device_help_lists_what_is_served() -> None:
     assert catalogue.help_for("device", "?") == (
         "Network devices:\n"
+        'name "e1000", bus PCI, alias "e1000-82540em", desc "Intel Gigabit Ethernet"\n'
+        'name "e1000-82544gc", bus PCI, desc "Intel Gigabit Ethernet"\n'
+        'name "e1000-82545em", bus PCI, desc "Intel Gigabit Ethernet"\n'
         'name "virtio-net-pci", bus PCI, alias "virtio-net"\n'
         'name "virtio-net-pci-non-transitional", bus PCI\n'
         'name "virtio-net-pci-transitional", bus PCI'

@@ -254,7 +254,7 @@ class Network:
 
     def _add_netdev(self, type: str, found: BoxType, values: Values) -> None:
         self._check_id(values["id"], self.netdevs, "netdev")
-        options = registry.record(found, values)
+        options = registry.record(found, type, values)
         if isinstance(options, HubportOptions):
             self._add_hubport(options)
             return
@@ -278,7 +278,7 @@ class Network:
             values = {**values, "id": _free_name(f"{type}.", self.devices)}
         id, netdev = values["id"], values["netdev"]
         self._check_id(id, self.devices, "device")
-        options = registry.record(found, values)
+        options = registry.record(found, type, values)
         peer = None
         if netdev is not None:
             peer = self.netdevs.get(netdev)

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from vmwire.engine.host import Host
-from vmwire.options.table import table_of
+from vmwire.options.table import table_under
 from vmwire.wire.port import Port
 
 
@@ -33,7 +33,10 @@ class Box(Protocol):
 
 
 class BoxType(Protocol):
-    """A class of boxes: made of one record, whose type stands in the class as ``OPTIONS``."""
+    """A class of boxes, each made of one record.
+
+    ``OPTIONS`` is the record's class, or what the records of all types that it serves derive from.
+    """
 
     OPTIONS: type[Any]
 
@@ -47,6 +50,9 @@ NETDEVS: Mapping[str, str] = {
     "null": "vmwire.netdev.null:NullNetdev",
 }
 DEVICES: Mapping[str, str] = {
+    "e1000": "vmwire.attach.vfio_user:VfioUserNic",
+    "e1000-82544gc": "vmwire.attach.vfio_user:VfioUserNic",
+    "e1000-82545em": "vmwire.attach.vfio_user:VfioUserNic",
     "virtio-net-pci": "vmwire.attach.vhost_user:VhostUserNic",
     "virtio-net-pci-non-transitional": "vmwire.attach.vhost_user:VhostUserNic",
     "virtio-net-pci-transitional": "vmwire.attach.vhost_user:VhostUserNic",
@@ -64,6 +70,7 @@ def load(types: Mapping[str, str], name: str) -> BoxType | None:
     return cast(BoxType, getattr(import_module(module), attribute))
 
 
-def record(box_type: BoxType, values: Mapping[str, object]) -> Any:
-    """Make the options record of a type from named values; ConfigError if they don't fit."""
-    return table_of(box_type.OPTIONS).from_kwargs(**values)
+def record(box_type: BoxType, name: str, values: Mapping[str, object]) -> Any:
+    """Make the options record of the type ``name`` from named values; ConfigError if they don't
+    fit."""
+    return table_under(box_type.OPTIONS, name).from_kwargs(**values)

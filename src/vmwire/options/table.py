@@ -117,6 +117,7 @@ class Table(Generic[T]):
         self.aliases: tuple[str, ...] = ()
         self.later: frozenset[str] = frozenset()
         self.bus = ""
+        self.description = ""
         self.entries: dict[str, _Entry] = {}
         for field in dataclasses.fields(record_type):
             if _METADATA in field.metadata:
@@ -227,7 +228,8 @@ class Table(Generic[T]):
         if not self.kind.is_device:
             return self.name
         alias = "".join(f', alias "{alias}"' for alias in self.aliases)
-        return f'name "{self.name}", bus {self.bus}{alias}'
+        about = f', desc "{self.description}"' if self.description else ""
+        return f'name "{self.name}", bus {self.bus}{alias}{about}'
 
 
 def _read_list(entry: _Entry, options: Any) -> Any:
@@ -316,16 +318,18 @@ def record(
     aliases: tuple[str, ...] = (),
     later: tuple[str, ...] = (),
     bus: str = "",
+    description: str = "",
 ) -> Callable[[type[T]], type[T]]:
     """Register the dataclass below as the options of ``name``.
 
     ``aliases`` are other names of the same type, ``later`` the keys of QEMU's that vmwire doesn't
-    serve yet, ``bus`` what a device plugs into.
+    serve yet, ``bus`` what a device plugs into, ``description`` what the list of devices says.
     """
 
     def register(record_type: type[T]) -> type[T]:
         table = Table(KINDS[kind], name, record_type)
-        table.aliases, table.later, table.bus = aliases, frozenset(later), bus
+        table.aliases, table.later = aliases, frozenset(later)
+        table.bus, table.description = bus, description
         if name in _tables[kind] or not table.later.isdisjoint(table.entries):
             raise ValueError(f"{kind} {name} is declared twice")
         _tables[kind][name] = table
@@ -347,6 +351,15 @@ def table_of(record_type: type[T]) -> Table[T]:
             if table.record_type is record_type:
                 return table
     raise KeyError(record_type)
+
+
+def table_under(base: type[Any], name: str) -> Table[Any]:
+    """The table of the type ``name`` whose record is a ``base``, else the one of ``base``."""
+    for tables in _tables.values():
+        found = tables.get(name)
+        if found is not None and issubclass(found.record_type, base):
+            return found
+    return table_of(base)
 
 
 def tables(kind: str) -> list[Table[Any]]:

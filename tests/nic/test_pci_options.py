@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""The properties of PCI cards, and of the e1000 family."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmwire import catalogue, registry
+from vmwire.errors import ConfigError
+from vmwire.nic.pci_options import (
+    E1000FamilyOptions,
+    PciNicOptions,
+    slot_keys,
+    slot_properties,
+)
+from vmwire.options.table import NotServedError, table_under
+
+FAMILY = ("e1000", "e1000-82544gc", "e1000-82545em")
+
+# Name, type and default as two versions of QEMU state them.
+FACTS = {
+    "acpi-index": ("uint32", "0"),
+    "addr": ("str", None),  # unset and -1 are the same to QEMU
+    "autonegotiation": ("bool", "on"),
+    "bootindex": ("int32", None),
+    "extra_mac_registers": ("bool", "on"),
+    "init-vet": ("bool", "on"),
+    "mac": ("str", None),
+    "migrate_tso_props": ("bool", "on"),
+    "mitigation": ("bool", "on"),
+    "multifunction": ("bool", "off"),
+    "netdev": ("str", None),
+    "rombar": ("int32", "-1"),
+    "romfile": ("str", None),
+    "romsize": ("uint32", "4294967295"),
+    "x-pcie-ari-nextfn-1": ("bool", "off"),
+    "x-pcie-err-unc-mask": ("bool", "on"),
+    "x-pcie-ext-tag": ("bool", "on"),
+    "x-pcie-lnksta-dllla": ("bool", "on"),
+}
+
+
+def card(text: str) -> E1000FamilyOptions:
+    got = catalogue.parse("device", text)
+    assert isinstance(got, E1000FamilyOptions)
+    return got
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_help_states_qemus_types_and_defaults(name: str) -> None:
+    first, *lines = (catalogue.help_for("device", f"{name},help") or "").splitlines()
+    assert first == f"{name} options:"
+    stated = {}
+    for line in lines:
+        key, _, rest = line.removeprefix("  ").partition("=<")
+        type_name, _, rest = rest.partition(">")
+        _, found, default = rest.partition("(default: ")
+        stated[key] = (type_name, default.removesuffix(")") if found else None)
+    assert stated.pop("socket") == ("str", None)
+    assert stated == FACTS
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_record_knows_its_driver_and_is_found_by_it(name: str) -> None:
+    assert card(f"{name},id=n").driver == name
+    assert table_under(PciNicOptions, name).name == name
+
+
+def test_alias_is_the_first_of_the_family() -> None:
+    assert card("e1000-82540em,id=n").driver == "e1000"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("e1000,addr=40", "Property 'e1000.addr' doesn't take value '40'"),
+        ("e1000,addr=3.8", "Property 'e1000.addr' doesn't take value '3.8'"),
+        ("e1000-82544gc,addr=zz", "Property 'e1000-82544gc.addr' doesn't take value 'zz'"),
+        ("e1000,mac=zz", "Property 'e1000.mac' doesn't take value 'zz'"),
+        ("e1000,rombar=abc", "Parameter 'rombar' expects integer"),
+        ("e1000,bootindex=abc", "Parameter 'bootindex' expects integer"),
+        ("e1000,multifunction=maybe", "Parameter 'multifunction' expects 'on' or 'off'"),
+        ("e1000,vlan=0", "Property 'e1000.vlan' not found"),
+    ],
+)
+def test_faults_are_told_as_qemu_tells_them(text: str, fault: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        catalogue.parse("device", text)
+    assert caught.value.message == fault
+
+
+@pytest.mark.parametrize("address", ["5", "05.0", "1f.7", "0x1f", "-1"])
+def test_addresses_in_all_spellings_are_taken(address: str) -> None:
+    assert card(f"e1000,addr={address}").addr == address
+
+
+@pytest.mark.parametrize("key", ["failover_pair_id", "sriov-pf"])
+def test_what_a_card_outside_cannot_do_is_refused(key: str) -> None:
+    with pytest.raises(NotServedError):
+        catalogue.parse("device", f"e1000,{key}=x")
+
+
+@pytest.mark.parametrize("path", ["", "/" + "x" * 107])
+def test_socket_path_that_no_socket_can_have_is_refused(path: str) -> None:
+    with pytest.raises(ConfigError, match="socket path"):
+        catalogue.parse("device", f"e1000,socket={path}")
+
+
+def test_slots_half_is_handed_on_as_json_values_and_the_cards_is_not() -> None:
+    given = card(
+        "e1000,id=n,netdev=u,mac=52:54:00:00:00:01,addr=5,bootindex=0x10,multifunction=on,"
+        "romfile=,rombar=1,mitigation=off,acpi-index=3,socket=/run/n"
+    )
+    assert slot_properties(given) == {
+        "acpi-index": 3,
+        "addr": "5",
+        "bootindex": 16,
+        "multifunction": True,
+        "rombar": 1,
+        "romfile": "",
+    }
+    assert given.mitigation is False
+
+
+def test_every_key_is_the_slots_or_the_cards() -> None:
+    keys = set(slot_keys(record_of("e1000")))
+    assert {"addr", "bus", "romfile", "bootindex"} <= keys
+    assert not keys & {"mac", "netdev", "id", "socket", "mitigation", "init-vet"}
+
+
+def record_of(name: str) -> type[PciNicOptions]:
+    return type(card(f"{name},id=n"))
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_registry_names_the_box_behind_vfio_user(name: str) -> None:
+    assert registry.DEVICES[name] == "vmwire.attach.vfio_user:VfioUserNic"
