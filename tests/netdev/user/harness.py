@@ -5,10 +5,13 @@ would hand them on, and keeps what comes back."""
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+import pytest
 
 from vmwire.engine.loop import Loop
 from vmwire.netdev.user.output import Output
@@ -199,6 +202,18 @@ def opened(table: UdpTable, server: socket.socket, source_port: int = 4000) -> t
     send_burst(table, udp_frame(b"open", port_of(server), source_port=source_port))
     client: tuple[str, int] = server.recvfrom(100)[1]
     return client
+
+
+def watch_no_more(loop: Loop, patch: pytest.MonkeyPatch) -> list[int]:
+    """Have ``loop`` refuse what it isn't watching yet, as at the limit of the host's user."""
+    refused: list[int] = []
+
+    def refuse(fd: int, events: int, handler: object) -> None:
+        refused.append(fd)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    patch.setattr(loop, "watch", refuse)
+    return refused
 
 
 def host_socket(address: str = "127.0.0.1") -> socket.socket:

@@ -1,9 +1,11 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
+import os
 import socket
 from collections.abc import Iterator
 
 import pytest
+from tests.netdev.user.harness import watch_no_more
 
 from vmwire.engine.loop import Loop
 from vmwire.netdev.user.dns import Resolver
@@ -156,3 +158,17 @@ def test_ipv6_resolver_is_reached_where_there_is_ipv6() -> None:
         sock.send(b"x")
         server.settimeout(5)
         assert server.recvfrom(10)[0] == b"x"
+
+
+def test_without_a_watch_a_query_gets_servfail(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        refused = watch_no_more(bench.loop, patch)
+        bench.service.query(GUEST, 4200, QUERY)
+    assert bench.delivered == [(GUEST, 4200, dns.failure(QUERY, dns.SERVFAIL))]
+    assert bench.service.relay.sockets == 0
+    assert refused
+    for fd in refused:
+        with pytest.raises(OSError):
+            os.fstat(fd)

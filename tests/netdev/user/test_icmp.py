@@ -20,6 +20,7 @@ from tests.netdev.user.harness import (
     echo_frame,
     ip_frame,
     udp_frame,
+    watch_no_more,
 )
 
 from vmwire.netdev.user import icmp as module
@@ -253,6 +254,21 @@ def test_host_that_allows_no_pings_says_prohibited(
     part.receive(*echo_frame(b"x", PEER))
     assert answered(guest).code == icmp.ADMINISTRATIVELY_PROHIBITED
     assert part.counters["ping not permitted"] == 1
+
+
+def test_without_a_watch_pings_are_prohibited_for_now(
+    make: Make, echoes: list[PlayedEcho], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest, part = make()
+    with monkeypatch.context() as patch:
+        refused = watch_no_more(guest.loop, patch)
+        part.receive(*echo_frame(b"x", PEER))
+    assert answered(guest).code == icmp.ADMINISTRATIVELY_PROHIBITED
+    assert part.counters["no socket"] == 1
+    assert refused and echoes[0].sock.fileno() == -1
+    assert not part.flows
+    part.receive(*echo_frame(b"x", PEER))
+    assert len(echoes[1].sent) == 1
 
 
 @pytest.mark.parametrize(

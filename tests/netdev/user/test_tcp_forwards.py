@@ -18,6 +18,7 @@ from tests.netdev.user.guest import (
     TcpPeer,
     forwarded_port,
 )
+from tests.netdev.user.harness import watch_no_more
 
 from vmwire.wire.protocols import tcp
 
@@ -141,5 +142,23 @@ def test_a_listener_without_descriptors_left_waits_and_goes_on(
         assert len(calls) == 1
     bench.pass_time(0.2)
     bench.wait_until(lambda: bench.netdev._tcp.flows)
+    client.close()
+    bench.close()
+
+
+def test_without_a_watch_a_client_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(hostfwd=["tcp:127.0.0.1:0-:22"])
+    table = bench.netdev._tcp
+    bench.send(TcpPeer(bench, 9).segment(ACK))  # the guest is known
+    bench.segments()
+    with monkeypatch.context() as patch:
+        watch_no_more(bench.loop, patch)
+        client = socket.create_connection(("127.0.0.1", forwarded_port(bench)), timeout=5)
+        bench.wait_until(lambda: table.counters["no socket"])
+    assert client.recv(1) == b""
+    assert not bench.frames and not table.flows
+    assert not table.counters["forwarded"]
+    client.close()
+    _, client = forwarded(bench)
     client.close()
     bench.close()

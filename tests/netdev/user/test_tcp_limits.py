@@ -22,6 +22,7 @@ from tests.netdev.user.guest import (
     take_until_closed,
     the_flow,
 )
+from tests.netdev.user.harness import watch_no_more
 
 from vmwire.netdev.user import tcp as tcp_module
 from vmwire.netdev.user.tcp_flow import TcpFlow
@@ -59,6 +60,47 @@ def test_without_descriptors_a_syn_is_dropped(
     assert not bench.frames
     assert bench.netdev._tcp.counters["no socket"] == 1
     peer.open()
+
+
+def test_without_a_watch_a_syn_to_somebody_far_is_dropped(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda self, to: errno.EINPROGRESS)
+    (refused,) = watched_in_vain(bench, monkeypatch, TcpPeer(bench, 80, bytes((192, 0, 2, 9))))
+    assert not bench.frames
+    assert is_closed(refused)
+
+
+def test_without_a_watch_a_connection_that_was_answered_is_reset(
+    bench: Bench, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's handshake was over at once, and the guest knows."""
+    peer = TcpPeer(bench, server.getsockname()[1])
+    (refused,) = watched_in_vain(bench, monkeypatch, peer)
+    assert [segment.flags for segment in bench.segments()] == [SYN | ACK, RST | ACK]
+    assert is_closed(refused)
+    host, _ = server.accept()
+    assert host.recv(1) == b""
+    peer.open()
+
+
+def watched_in_vain(bench: Bench, monkeypatch: pytest.MonkeyPatch, peer: TcpPeer) -> list[int]:
+    """Send a SYN while the loop watches no more sockets; return which were refused."""
+    with monkeypatch.context() as patch:
+        refused = watch_no_more(bench.loop, patch)
+        bench.send(peer.segment(SYN))
+    table = bench.netdev._tcp
+    assert table.counters["no socket"] == 1
+    assert not table.flows and not table._connecting
+    return refused
+
+
+def is_closed(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("ending", ["guest first", "host first", "guest resets", "host resets"])

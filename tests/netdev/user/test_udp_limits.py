@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 import pytest
@@ -23,6 +24,7 @@ from tests.netdev.user.harness import (
     send_burst,
     udp_frame,
     waiting,
+    watch_no_more,
 )
 
 from vmwire.netdev.user import udp
@@ -141,6 +143,20 @@ def test_process_without_files_left_takes_an_old_endpoints(
     monkeypatch.setattr(udp, "open_socket", scarce)
     opened(table, udp_server, 5001)
     assert [flow.guest_port for flow in table.flows.values()] == [5001]
+
+
+def test_without_a_watch_a_datagram_is_dropped(
+    make_udp: MakeUdp, udp_server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest, table = make_udp()
+    with monkeypatch.context() as patch:
+        refused = watch_no_more(guest.loop, patch)
+        send_burst(table, udp_frame(b"lost", port_of(udp_server)))
+    assert table.counters == {"no socket": 1}
+    assert not table.flows and not guest.errors
+    with pytest.raises(OSError):
+        os.fstat(refused[0])
+    opened(table, udp_server)
 
 
 def test_guest_that_scans_is_bounded(make_udp: MakeUdp, monkeypatch: pytest.MonkeyPatch) -> None:

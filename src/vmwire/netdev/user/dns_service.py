@@ -4,6 +4,7 @@
 
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
 
@@ -31,6 +32,7 @@ class UpstreamSockets:
         self._on_message = on_message
         self._on_failure = on_failure
         self._handles = count()
+        self.counters: Counter[str] = Counter()
         self._sockets: dict[int, socket.socket] = {}
 
     def open(self, resolver: Resolver) -> int | None:
@@ -39,8 +41,13 @@ class UpstreamSockets:
         except OSError:
             return None
         handle = next(self._handles)
+        try:
+            self._loop.watch(sock.fileno(), READ, lambda events: self._on_readable(handle, sock))
+        except OSError:
+            self.counters["no socket"] += 1
+            sock.close()
+            return None
         self._sockets[handle] = sock
-        self._loop.watch(sock.fileno(), READ, lambda events: self._on_readable(handle, sock))
         return handle
 
     def send(self, handle: int, message: bytes) -> bool:

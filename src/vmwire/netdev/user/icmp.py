@@ -146,7 +146,6 @@ class Icmp:
     def _send_out(self, head: bytes, peer: bytes, data: bytes) -> None:
         flow = self.flows.get(head[26:30] + data[4:6]) or self._open(head[26:30], data[4:6])
         if flow is None:
-            self.counters["ping not permitted"] += 1
             self.unreachable(head, icmp.ADMINISTRATIVELY_PROHIBITED)
             return
         flow.used = self.now()
@@ -169,10 +168,16 @@ class Icmp:
         taken = {flow.echo.ident for flow in self.flows.values() if flow.echo.ident is not None}
         echo = open_echo_socket(taken)
         if echo is None:
+            self.counters["ping not permitted"] += 1
             return None
         flow = EchoFlow(echo, guest, int.from_bytes(ident, "big"))
+        try:
+            self.loop.watch(echo.fd, READ, partial(self._on_event, flow))
+        except OSError:
+            self.counters["no socket"] += 1
+            echo.close()
+            return None
         self.flows[flow.key] = flow
-        self.loop.watch(echo.fd, READ, partial(self._on_event, flow))
         if self._timer is None:
             self._timer = self.loop.call_later(SWEEP_S, self._sweep)
         return flow

@@ -413,17 +413,26 @@ class TcpTable:
         if error in (0, errno.EISCONN):
             self._opened(flow)
             self.output.flush()  # the guest can go on while the rest is done
-            self._watch(flow)
+            if not self._watch(flow):
+                flow.send_reset()  # it has been answered already
+                self.forget(flow)
         elif error in (errno.EALREADY, errno.EINPROGRESS):
-            self._watch(flow, WRITE)
-            if len(self._connecting) > MAX_CONNECTING:
+            if not self._watch(flow, WRITE):
+                self.forget(flow)
+            elif len(self._connecting) > MAX_CONNECTING:
                 self.counters["too many connecting"] += 1
                 self.forget(next(iter(self._connecting)))
         else:
             self._refused(flow, error)
 
-    def _watch(self, flow: TcpFlow, room: int = 0) -> None:
-        self.loop.watch(flow.fd, EVENTS | room, flow.on_event)
+    def _watch(self, flow: TcpFlow, room: int = 0) -> bool:
+        """Have the loop watch a new flow's socket; False if the host watches no more."""
+        try:
+            self.loop.watch(flow.fd, EVENTS | room, flow.on_event)
+        except OSError:
+            self.counters["no socket"] += 1
+            return False
+        return True
 
     def watch_again(self, flow: TcpSpeaker) -> None:
         """Have the kernel report the readiness of ``flow``'s socket anew, for writing too."""
@@ -475,7 +484,9 @@ class TcpTable:
         self._prepare(sock)
         flow = TcpFlow(self, key, sock, mac or bytes(6), SYN_SENT)
         self.flows[key] = flow
-        self._watch(flow)
+        if not self._watch(flow):
+            self.forget(flow)
+            return
         self.counters["forwarded"] += 1
         if mac is None:
             flow.wait_for_mac()  # the guest has been asked; its answer wakes the flow

@@ -254,9 +254,14 @@ class UdpTable:
         flow = Endpoint(sock, key[:4], int.from_bytes(key[4:], "big"), listening=False)
         flow.idle_s = QUERY_IDLE_S
         flow.used = self.now()
+        try:
+            self._watch(flow)
+        except OSError:
+            self.counters["no socket"] += 1
+            sock.close()
+            return None
         self.flows[key] = flow
         self.counters["opened"] += 1
-        self._watch(flow)
         return flow
 
     def _socket(self) -> socket.socket | None:
