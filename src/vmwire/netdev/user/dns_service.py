@@ -92,12 +92,17 @@ class DnsService:
         self._loop = loop
         self._deliver = deliver
         self._timer: Timer | None = None
-        upstreams = UpstreamSockets(loop, self._on_message, self._on_failure)
-        self.relay = DnsRelay(upstreams, resolvers, lambda: secrets.randbits(16))
+        self._upstreams = UpstreamSockets(loop, self._on_message, self._on_failure)
+        self.relay = DnsRelay(self._upstreams, resolvers, lambda: secrets.randbits(16))
 
     def query(self, address: bytes, port: int, message: bytes) -> None:
         """Relay a guest's query."""
         self._finish(self.relay.query(Client(address, port), message, self._loop.now()))
+
+    def stats(self) -> dict[str, int]:
+        """Return numbers of now and counters, as plain data."""
+        now = {"pending": len(self.relay), "sockets": self.relay.sockets}
+        return now | dict(self.relay.drops) | dict(self._upstreams.counters)
 
     def close(self) -> None:
         """Close the sockets; queries that are under way are forgotten."""

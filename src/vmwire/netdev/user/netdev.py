@@ -135,6 +135,7 @@ class UserNetdev:
             "tcp": {"flows": len(self._tcp.flows)} | dict(self._tcp.counters),
             "udp": self._udp.stats(),
             "icmp": dict(self._icmp.counters),
+            "dns": self._dns.stats(),
             "leases": {dotted(address): mac.hex(":") for address, mac in leases},
             "forwards": [self._describe(rule, listener) for rule, listener in self.listeners],
         }
