@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from tests.netdev.user.guest import GUEST, Bench
 
 from vmwire.wire.protocols import udp
@@ -24,3 +25,16 @@ def test_stats_tell_of_the_dns_relay(bench: Bench) -> None:
 def test_stats_are_plain_data(bench: Bench) -> None:
     told = bench.netdev.stats()
     assert json.loads(json.dumps(told)) == told
+
+
+def test_search_domains_that_are_none_are_named_in_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Bench(dnssearch=["good.example", "a..b", "x" * 64]).close()
+    (line,) = caplog.messages
+    assert line == f"netdev u: dnssearch leaves out 'a..b', '{'x' * 64}': no domain name"
+
+
+def test_good_search_domains_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    Bench(dnssearch=["good.example"]).close()
+    assert not caplog.messages

@@ -10,6 +10,7 @@ This file only joins the parts; each says in its own file what it does.
 
 from __future__ import annotations
 
+import logging
 import resource
 import socket
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ from vmwire.netdev.user.udp import UdpTable
 from vmwire.wire.frame import Frame
 from vmwire.wire.port import EVERYTHING, Port, stats
 from vmwire.wire.protocols import udp
+
+log = logging.getLogger(__name__)
 
 DHCP_SERVER, DHCP_CLIENT = 67, 68
 DNS = 53
@@ -76,6 +79,9 @@ class UserNetdev:
         self._neighbours = Neighbours(plan)
         self._output = Output(self.port, loop.defer, self._mac_of, plan)
         self._dhcp = DhcpServer(plan, _extras(self.options))
+        if self._dhcp.bad_domains:
+            bad = ", ".join(map(repr, self._dhcp.bad_domains))
+            log.warning("netdev %s: dnssearch leaves out %s: no domain name", self.options.id, bad)
         self._resolvers = ResolvConf(loop.now)
         self._dns = DnsService(loop, self._resolvers, self._deliver_dns)
         self._stack = Stack(

@@ -20,6 +20,7 @@ from vmwire.netdev.user.tcp_flow import TcpFlow
 from vmwire.netdev.user.tcp_speaker import (
     ACK,
     ESTABLISHED,
+    FIN,
     HEADERS_SIZE,
     PSH,
 )
@@ -48,6 +49,7 @@ class TcpFeeder:
         self._no_room = False
         self._staging = memoryview(bytearray(HEADERS_SIZE + LARGEST_DATA))
         self._discard = memoryview(bytearray(0))
+        self._one_byte = bytearray(1)
 
     def ready(self, flow: TcpFlow) -> None:
         """``flow`` may have data for its guest: it takes its turn."""
@@ -146,11 +148,14 @@ class TcpFeeder:
         if count <= 0:
             port.cancel()
             return 0
-        first[:HEADERS_SIZE] = self._data_headers(flow, count)
+        last = count < size and flow.peer_closed and self._ends_behind(flow, count)
+        first[:HEADERS_SIZE] = self._data_headers(flow, count, last)
         port.commit(
             HEADERS_SIZE + count, flow.gso_offload if count > flow.mss else flow.checksum_offload
         )
         flow.sent(count)
+        if last:
+            flow.fin_sent()
         return count
 
     def _move_staged(self, flow: TcpFlow, size: int) -> int:
@@ -159,18 +164,35 @@ class TcpFeeder:
         count = self._peek(flow, [staging[HEADERS_SIZE : HEADERS_SIZE + size]])
         if count <= 0:
             return 0
-        staging[:HEADERS_SIZE] = self._data_headers(flow, count)
+        last = count < size and flow.peer_closed and self._ends_behind(flow, count)
+        staging[:HEADERS_SIZE] = self._data_headers(flow, count, last)
         length = HEADERS_SIZE + count
         offload = flow.gso_offload if count > flow.mss else flow.checksum_offload
         if not self._port.send((Frame((staging[:length],), length, offload),)):
             flow.peek_again(flow.peeked_to)
             return -1
         flow.sent(count)
+        if last:
+            flow.fin_sent()
         return count
 
-    def _data_headers(self, flow: TcpFlow, size: int) -> bytes:
+    def _data_headers(self, flow: TcpFlow, size: int, last: bool) -> bytes:
         flow.ack_owed = False
-        return flow.pack_headers(size, flow.snd_nxt, ACK | PSH, flow.promised())
+        flags = ACK | PSH | FIN if last else ACK | PSH
+        return flow.pack_headers(size, flow.snd_nxt, flags, flow.promised())
+
+    def _ends_behind(self, flow: TcpFlow, count: int) -> bool:
+        """Whether nothing comes behind the ``count`` bytes just peeked: a FIN may go with them."""
+        if not self._peek_offset or flow.failed or flow.urgent:
+            return False
+        try:
+            more = flow.sock.recv_into(self._one_byte, 0, READ_FLAGS)
+        except OSError:
+            return False  # a false alarm, or a failure: the next read meets it again
+        if more:
+            flow.peek_again(flow.peeked_to + count)
+            flow.peeked_to -= count
+        return not more
 
     def _peek(self, flow: TcpFlow, views: Sequence[View]) -> int:
         """Peek what comes behind the bytes under way; 0: nothing there, or the end, or an error."""

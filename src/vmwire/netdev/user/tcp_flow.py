@@ -386,6 +386,8 @@ class TcpFlow(TcpSpeaker):
     def _shut_down(self) -> None:
         self.shut = True
         self.taken_to = self.rcv_nxt
+        if self.fin_acked:
+            return  # both directions have ended: closing the socket says it
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError as error:
@@ -502,9 +504,12 @@ class TcpFlow(TcpSpeaker):
         if self.failed:
             self.on_host_error(self.failed)
             return
-        window = self.promised() if self.shut else self.window()
-        headers = self.pack_headers(0, self.snd_nxt, FIN | ACK, window)
+        headers = self.pack_headers(0, self.snd_nxt, FIN | ACK, self.window_now())
         self.table.output.frame(Frame.of(headers))
+        self.fin_sent()
+
+    def fin_sent(self) -> None:
+        """Our FIN has just gone to the guest, by itself or with the last data."""
         self.fin_at = self.snd_nxt
         self.fin_out = True
         self.snd_nxt = (self.snd_nxt + 1) & MASK

@@ -271,13 +271,16 @@ class TcpSpeaker:
 
     def send_late_ack(self) -> None:
         """The same for a few bytes, without asking the socket while the window is wide open."""
+        headers = self.pack_headers(0, self.snd_nxt, ACK, self.window_now())
+        self.table.output.frame(Frame.of(headers))
+
+    def window_now(self) -> int:
+        """Return the window field without asking the socket, while the window is wide open."""
         left = (self.last_edge - self.taken_to) & MASK
-        if self.enough < left < HALF:
+        if self.shut or self.enough < left < HALF:
             self.ack_owed = False
-            headers = self.pack_headers(0, self.snd_nxt, ACK, self._scaled_up(left))
-            self.table.output.frame(Frame.of(headers))
-        else:
-            self.send_ack()
+            return self.promised()
+        return self.window()
 
     def send_final_ack(self) -> None:
         """After the end: the guest did not hear that its FIN was."""
