@@ -11,13 +11,12 @@ from vmwire.netdev.user.dhcp import (
     DECLINED_S,
     LEASE_S,
     OFFER_S,
-    POOL_SIZE,
     DhcpServer,
     Extras,
     Reply,
     pool,
 )
-from vmwire.netdev.user.plan import BROADCAST, Plan, dotted, packed
+from vmwire.netdev.user.plan import BROADCAST, POOL_SIZE, Plan, dotted, packed
 from vmwire.wire.protocols import dhcp, ethernet
 from vmwire.wire.protocols.dhcp import Message
 

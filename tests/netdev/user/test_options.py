@@ -19,7 +19,7 @@ from vmwire.netdev.user.options import (
     parse_forward,
     parse_net,
 )
-from vmwire.netdev.user.plan import Plan, dotted
+from vmwire.netdev.user.plan import POOL_SIZE, Plan, dotted
 from vmwire.options.table import NotServedError, table_of
 
 TABLE = table_of(UserOptions)
@@ -171,3 +171,8 @@ def test_no_rule_and_no_network_raises_anything_but_a_config_error(text: str) ->
             TABLE.from_kwargs(id="u", **{key: text})
         except ConfigError as error:
             assert error.option == "netdev user"
+
+
+def test_help_tells_how_many_leases_there_are() -> None:
+    """How many guests get one is in ``test_dhcp.py``."""
+    assert f" {POOL_SIZE} leases" in TABLE.help_text()

@@ -27,12 +27,11 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
 
-from vmwire.netdev.user.plan import BROADCAST, Plan
+from vmwire.netdev.user.plan import BROADCAST, POOL_SIZE, Plan
 from vmwire.wire.protocols import dhcp, ethernet
 from vmwire.wire.protocols.checksum import Buffer
 from vmwire.wire.protocols.errors import ParseError
 
-POOL_SIZE = 64
 LEASE_S = 86400
 OFFER_S = 60.0
 DECLINED_S = 600.0

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vmwire.errors import ConfigError
-from vmwire.netdev.user.plan import Plan, dotted
+from vmwire.netdev.user.plan import POOL_SIZE, Plan, dotted
 from vmwire.options.table import NotServedError, option, record
 from vmwire.options.values import (
     BOOL,
@@ -248,7 +248,7 @@ class UserOptions:
     )
     dhcpstart: bytes | None = option(
         _address_type("Failed to parse DHCP start address"),
-        help="the first of 16 leases (default: .15 of the network)",
+        help=f"the first of up to {POOL_SIZE} leases (default: .15 of the network)",
     )
     dnssearch: list[str] = option(
         STRING, repeated=True, help="a domain that guests search; may be given several times"

@@ -15,6 +15,9 @@ LOOPBACK = bytes((127, 0, 0, 1))
 ANY = bytes(4)
 BROADCAST = b"\xff\xff\xff\xff"
 
+POOL_SIZE = 64
+"""Addresses that are leased, if the network has so many."""
+
 
 def dotted(address: bytes) -> str:
     """Return four bytes as a dotted quad."""

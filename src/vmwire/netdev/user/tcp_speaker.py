@@ -271,6 +271,9 @@ class TcpSpeaker:
 
     def send_late_ack(self) -> None:
         """The same for a few bytes, without asking the socket while the window is wide open."""
+        if self.ahead is not None:
+            self.send_ack()
+            return
         headers = self.pack_headers(0, self.snd_nxt, ACK, self.window_now())
         self.table.output.frame(Frame.of(headers))
 
