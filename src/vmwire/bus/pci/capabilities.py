@@ -198,7 +198,7 @@ class ErrorReporting(ExtendedCapability):
     UNCORRECTABLE: ClassVar[int] = 0x03FFF030
     CORRECTABLE: ClassVar[int] = 0xF1C1
     version: int = 2
-    uncorrectable_mask: int = 0x00400000
+    uncorrectable_mask: int = 0x02400000
     severity: int = 0x00462030
     correctable_mask: int = 0xE000
     control: int = 0xA0

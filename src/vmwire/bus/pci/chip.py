@@ -48,8 +48,9 @@ class Slot:
 class Chip(Protocol):
     """A card behind its bus. Nothing that a guest does raises out of any of these.
 
-    A *region* is the number of a BAR, 0 to 5. ``offset`` and ``size`` lie in it; ``size`` is 1, 2 or
-    4, and ``offset`` a multiple of it (the bus splits what isn't). Values are little-endian numbers.
+    A *region* is the number of a BAR, 0 to 5. ``offset`` and ``size`` lie in it; ``size`` is 1, 2
+    or 4, and ``offset`` a multiple of it (the bus splits what isn't). Values are little-endian
+    numbers.
     """
 
     port: Port
