@@ -17,6 +17,7 @@ from tests.netdev.user.guest import (
     connect,
     every_peer,
     pattern,
+    the_flow,
 )
 
 
@@ -50,6 +51,31 @@ def test_the_host_may_end_its_direction_first(bench: Bench, server: socket.socke
     assert host.recv(100) == b""
     bench.settle()
     assert not bench.netdev._tcp.flows
+
+
+@every_peer
+def test_the_hosts_fin_goes_with_its_last_data(bench: Bench, server: socket.socket) -> None:
+    peer, host = connect(bench, server)
+    host.sendall(b"bye")
+    host.close()
+    bench.wait_until(lambda: bench.frames)
+    (only,) = bench.segments()
+    assert bytes(only.payload) == b"bye" and only.flags & FIN
+    peer.ack = only.seq + 4
+    bench.send(peer.segment(ACK | FIN))
+    assert not bench.netdev._tcp.flows
+
+
+def test_no_fin_goes_with_data_that_more_comes_behind(bench: Bench, server: socket.socket) -> None:
+    peer, host = connect(bench, server)
+    flow = the_flow(bench)
+    host.sendall(b"abc")
+    feeder = bench.netdev._tcp._feeder
+    assert flow.sock.recv(1, socket.MSG_PEEK) == b"a"
+    assert not feeder._ends_behind(flow, 1)
+    flow.peek_again(0)
+    bench.wait_until(lambda: bench.frames)
+    assert peer.read(3) == b"abc"  # and what was looked at too early is not lost
 
 
 @every_peer

@@ -79,7 +79,7 @@ def test_a_fin_that_was_acknowledged_is_not_sent_again_further_on(
     peer, host = connect(bench, server)
     host.sendall(b"end")
     host.shutdown(socket.SHUT_WR)
-    bench.wait_until(lambda: len(bench.frames) >= 2)
+    bench.wait_until(lambda: the_flow(bench).fin_out)
     bench.segments()
     duplicate = peer.segment(ACK)
     # the loss is noticed, and is none: all in one burst
