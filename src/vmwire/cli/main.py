@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LINK_PREFIX = "vmwire-"
 MODES = ("shell", "demo", "list")
 USAGE_STATUS = 2
+READER_LEFT_STATUS = 141
+"""What a shell reports of a program that SIGPIPE ended."""
 
 # vmwire's own options in front of a program. The last two are shared with serve mode.
 _REPEATED = ("--capture", "--keep")
@@ -82,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has left. Python would complain when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
+        return READER_LEFT_STATUS
     except KeyboardInterrupt:
         return _end_by_sigint()
     except (ConfigError, OSError) as error:

@@ -53,15 +53,16 @@ def main(argv: list[str]) -> int:
     try:
         arguments = read(argv)
         shown = help_wanted(arguments)
-        if shown is not None:
-            print(shown)
-            return 0
-        return serve(arguments)
+        if shown is None:
+            return serve(arguments)
     except ConfigError as error:
         complain(str(error))
+        return 1
     except OSError as error:
         complain(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
-    return 1
+        return 1
+    print(shown)
+    return 0
 
 
 def complain(text: str) -> None:

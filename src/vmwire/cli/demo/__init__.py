@@ -86,6 +86,8 @@ def main(argv: list[str]) -> int:
     screen = Screen(sys.stdout)
     try:
         return show(read(argv), screen)
+    except BrokenPipeError:
+        raise  # nobody reads what is written: the command ends, and says nothing of it
     except (ConfigError, OSError) as error:
         screen.clear()
         print(f"vmwire: {error}", file=sys.stderr)
