@@ -213,7 +213,7 @@ class ErrorReporting(ExtendedCapability):
             self.correctable_mask,
             self.control,
         )
-        return head.ljust(0x48 if self.version > 1 else 0x2C, b"\0")
+        return head.ljust(0x2C, b"\0")
 
     def writable(self) -> bytes:
         some = self.UNCORRECTABLE

@@ -13,7 +13,7 @@ Who reacts to a change (interrupts, bus mastering) looks at the properties after
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, Literal, TypeVar
 
@@ -41,6 +41,7 @@ INTERRUPT_LINE = 0x3C
 
 ROM = 6
 """The ROM's number among the BARs, as VFIO counts regions."""
+LEAST_ROM = 0x800
 
 IO_ENABLE = 0x0001
 MEMORY_ENABLE = 0x0002
@@ -100,6 +101,12 @@ class Description:
         """Return the capability of that kind, if the card has it."""
         return next((found for found in self.capabilities if isinstance(found, kind)), None)
 
+    def with_rom(self, rom: bytes) -> Description:
+        """Return the same card with just the ROM BAR that ``rom`` needs (none for no bytes)."""
+        return replace(
+            self, rom_size=max(LEAST_ROM, 1 << (len(rom) - 1).bit_length()) if rom else 0
+        )
+
     @property
     def config_size(self) -> int:
         """256 bytes, or the 4096 of PCI Express."""
@@ -115,18 +122,26 @@ class _Layout:
         self.image = bytearray(size)
         self.writable = bytearray(size)
         self.clearable = bytearray(size)
+        self._claimed: set[int] = set()
         self.writable[HEADER_SIZE:CONFIG_SIZE] = b"\xff" * (CONFIG_SIZE - HEADER_SIZE)
         self._lay_header(description)
         for bar in description.bars:
             self._lay_bar(bar)
         if description.rom_size:
-            _check_size(description.rom_size, 0x800)
+            _check_size(description.rom_size, LEAST_ROM)
             self._put(self.writable, ROM_BAR, -description.rom_size & 0xFFFFFFFF | 1)
         self._lay_capabilities(description)
 
     @staticmethod
     def _put(image: bytearray, offset: int, value: int, size: int = 4) -> None:
         image[offset : offset + size] = value.to_bytes(size, "little")
+
+    def _claim(self, offset: int, length: int, start: int, end: int) -> None:
+        """Take bytes within ``start`` and ``end``; ValueError if they are taken."""
+        wanted = range(offset, offset + length)
+        if offset % 4 or not start <= offset <= end - length or self._claimed & set(wanted):
+            raise ValueError(f"{length} bytes at {offset:#x} don't fit")
+        self._claimed |= set(wanted)
 
     def _lay_header(self, card: Description) -> None:
         put, image = self._put, self.image
@@ -146,6 +161,7 @@ class _Layout:
         _check_size(bar.size, 4 if bar.kind == "io" else 16)
         offset = BAR0 + 4 * bar.index
         width = 8 if bar.wide else 4
+        self._claim(offset, width, BAR0, BAR0 + 24)
         self._put(self.image, offset, bar.flags, width)
         self._put(self.writable, offset, -bar.size & (1 << 8 * width) - 1, width)
 
@@ -168,6 +184,10 @@ class _Layout:
     def _lay(self, capability: Capability) -> None:
         image = capability.image()
         start, length = capability.offset, len(image)
+        if isinstance(capability, ExtendedCapability):
+            self._claim(start, length, CONFIG_SIZE, EXPRESS_SIZE)
+        else:
+            self._claim(start, length, HEADER_SIZE, CONFIG_SIZE)
         self.image[start : start + length] = image
         self.writable[start : start + length] = capability.writable().ljust(length, b"\0")
         self.clearable[start : start + length] = capability.clearable().ljust(length, b"\0")
@@ -254,9 +274,10 @@ class ConfigSpace:
         image = state.get("image")
         if not isinstance(image, bytes) or len(image) != self.size:
             raise ValueError("no configuration space of this card")
-        fixed = bytes(w | c for w, c in zip(self._writable, self._clearable, strict=True))
-        for index, bits in enumerate(fixed):
-            self._image[index] = self._reset[index] & ~bits | image[index] & bits
+        whole = int.from_bytes(self._writable, "little") | int.from_bytes(self._clearable, "little")
+        mine = int.from_bytes(self._reset, "little") & ~whole
+        theirs = int.from_bytes(image, "little") & whole
+        self._image[:] = (mine | theirs).to_bytes(self.size, "little")
 
     # The command and status registers
 
@@ -312,7 +333,7 @@ class ConfigSpace:
         register = self.read(ROM_BAR, 4)
         if not self.memory_enabled or not register & 1:
             return None
-        address = register & ~0x7FF
+        address = register & -LEAST_ROM
         return address if 0 < address < (1 << 32) - self.description.rom_size else None
 
     # Power and reset

@@ -36,7 +36,11 @@ WIDTH = 4
 
 
 class PciFunction:
-    """One card in its slot. Nothing that software does raises out of ``read`` and ``write``."""
+    """One card in its slot. Nothing that software does raises out of ``read`` and ``write``.
+
+    The ROM BAR has the described size, or what a larger ``rom`` needs; the rest reads as all ones.
+    How many bytes one access may have is for the caller to limit.
+    """
 
     def __init__(
         self,
@@ -51,7 +55,7 @@ class PciFunction:
         rom: bytes = b"",
     ) -> None:
         if len(rom) > description.rom_size:
-            raise ValueError(f"a ROM of {len(rom)} bytes in a BAR of {description.rom_size}")
+            description = description.with_rom(rom)
         self.name = name
         self.config = ConfigSpace(description)
         self.dma = Dma()
@@ -93,7 +97,7 @@ class PciFunction:
 
     def _read_odd(self, region: int, offset: int, size: int) -> int:
         inside = self._inside(region, offset, size)
-        ones = (1 << 8 * size) - 1
+        ones = (1 << 8 * max(size, 0)) - 1
         if not inside:
             return ones
         if region == CONFIG:

@@ -108,6 +108,7 @@ class Interrupts:
         """The level that the machine sees."""
         self.msi_enabled = False
         self.msix_enabled = False
+        self._all_masked = False
 
     @property
     def machine(self) -> Machine:
@@ -127,8 +128,11 @@ class Interrupts:
         if up == self.level:
             return
         self.level = up
-        self._follow_level()
-        if up and self.msi_enabled and not self.msix_enabled:
+        if self.msix_enabled:
+            return
+        if not self.msi_enabled:
+            self._show_pin(up)
+        elif up:
             self._send_msi(0)
 
     def notify(self, vector: int) -> None:
@@ -149,7 +153,8 @@ class Interrupts:
         if self._msix is not None:
             control = read(self._msix.offset + MSIX_CONTROL, 2)
             self.msix_enabled = bool(control & MsiX.ENABLE)
-        self._follow_level()
+            self._all_masked = bool(control & MsiX.MASK_ALL)
+        self._show_pin(self.level and not (self.msi_enabled or self.msix_enabled))
         self._send_pending()
 
     def store_table(self, offset: int, size: int, value: int) -> None:
@@ -174,34 +179,40 @@ class Interrupts:
 
     def reset(self) -> None:
         """As at power-on: nothing raised, nothing pending, every vector masked."""
-        self.level = self.msi_enabled = self.msix_enabled = False
+        self.level = self.msi_enabled = self.msix_enabled = self._all_masked = False
         self.table.reset()
-        self._follow_level()
+        self._set_msi_pending(0)
+        self._show_pin(False)
 
     def save(self) -> dict[str, Any]:
         """Return the state as plain data (configuration space is saved by its owner)."""
         table = self.table
-        return {"level": self.level, "table": bytes(table.entries), "pending": table.pending}
+        return {
+            "level": self.level,
+            "table": bytes(table.entries),
+            "pending": table.pending,
+            "msi pending": self._msi_pending(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take on what ``save`` gave, after configuration space was restored."""
-        entries, pending = state.get("table"), state.get("pending")
+        entries = state.get("table")
         if not isinstance(entries, bytes) or len(entries) != len(self.table.entries):
             raise ValueError("no MSI-X table of this card")
-        if not isinstance(pending, int) or pending < 0 or pending >> self.table.vectors:
-            raise ValueError("no pending bits of this card")
+        pending = _bits(state, "pending", self.table.vectors)
+        msi_pending = _bits(state, "msi pending", 0 if self._msi is None else self._msi.vectors)
         self.table.entries[:] = entries
         self.table.pending = pending
+        self._set_msi_pending(msi_pending)
         self.level = bool(state.get("level"))
         self.on_config_changed()
 
     # The pin
 
-    def _follow_level(self) -> None:
-        pin = self.level and not (self.msi_enabled or self.msix_enabled)
+    def _show_pin(self, up: bool) -> None:
         config = self._config
-        config.set_interrupt_status(pin)
-        line = pin and not config.intx_disabled
+        config.set_interrupt_status(up)
+        line = up and not config.intx_disabled
         if line != self.line:
             self.line = line
             self._machine.intx(line)
@@ -234,19 +245,16 @@ class Interrupts:
         return self._config.read(msi.offset + msi.mask_offset + 4, 4)
 
     def _set_msi_pending(self, bits: int) -> None:
-        assert self._msi is not None
-        self._config.show(self._msi.offset + self._msi.mask_offset + 4, 4, bits)
+        msi = self._msi
+        if msi is not None and msi.maskable:
+            self._config.show(msi.offset + msi.mask_offset + 4, 4, bits)
 
     # MSI-X
 
     def _sendable(self, vector: int) -> bool:
         if self.machine_masks:
             return True
-        assert self._msix is not None
-        control = self._config.read(self._msix.offset + MSIX_CONTROL, 2)
-        return control & (MsiX.ENABLE | MsiX.MASK_ALL) == MsiX.ENABLE and not self.table.masked(
-            vector
-        )
+        return self.msix_enabled and not (self._all_masked or self.table.masked(vector))
 
     def _send_msix(self, vector: int) -> None:
         if self._sendable(vector):
@@ -271,3 +279,11 @@ class Interrupts:
             for vector in range(ready.bit_length()):
                 if ready >> vector & 1:
                     self._machine.msi(vector)
+
+
+def _bits(state: Mapping[str, Any], name: str, most: int) -> int:
+    """Fetch up to ``most`` bits from a saved state."""
+    bits = state.get(name)
+    if not isinstance(bits, int) or bits < 0 or bits >> most:
+        raise ValueError(f"{name}: not {most} bits")
+    return bits
