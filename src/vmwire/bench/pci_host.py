@@ -1,0 +1,163 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""The bench machine's PCI bus 0: configuration by ports, and BARs where the driver puts them.
+
+Configuration mechanism 1 (PCI 3.0, section 3.2.2.3.2): a 32-bit write to port 0xCF8 chooses a
+function and register (bit 31 enables, 23:16 bus, 15:11 device, 10:8 function, 7:0 register), ports
+0xCFC to 0xCFF are a window on it. The register number's two low bits choose the byte together with
+the port, so that ``outl 0xcf8 0x80002006; inw 0xcfc`` reads the status register. A function that
+isn't there reads as all ones.
+
+A BAR answers while the command register's I/O or memory enable is set; a ROM besides while its own
+enable bit is. A BAR that has not been given an address, or still holds a sizing value that runs to
+the end of its space, answers nowhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from vmwire.bench.address_space import AddressSpace, Window
+from vmwire.bus.pci.config import ROM
+from vmwire.bus.pci.function import PciFunction
+from vmwire.errors import ConfigError
+
+CONFIG_ADDRESS = 0xCF8
+CONFIG_DATA = 0xCFC
+CONFIG_ENABLE = 1 << 31
+
+CONFIG_REGION = 7
+IO_SPACE = 1 << 16
+
+
+class Function(Protocol):
+    """What the bus needs of a PCI function (regions as VFIO counts them)."""
+
+    def read(self, region: int, offset: int, size: int) -> int:
+        """Read a number."""
+
+    def write(self, region: int, offset: int, size: int, value: int) -> None:
+        """Write a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class FixedFunction:
+    """A function that is only there to be found: 16 bytes of configuration, all read-only."""
+
+    header: bytes
+
+    def read(self, region: int, offset: int, size: int) -> int:
+        if region != CONFIG_REGION:
+            return (1 << 8 * size) - 1
+        return int.from_bytes(self.header[offset : offset + size], "little")
+
+    def write(self, region: int, offset: int, size: int, value: int) -> None:
+        """Ignore it."""
+
+
+def fixed(vendor: int, device: int, revision: int, class_code: int, header: int) -> FixedFunction:
+    """Make a fixed function of its ids."""
+    parts = ((vendor, 2), (device, 2), (0, 4), (revision, 1), (class_code, 3), (0, 2), (header, 1))
+    return FixedFunction(b"".join(value.to_bytes(size, "little") for value, size in parts))
+
+
+HOST_BRIDGE = fixed(0x8086, 0x1237, 0x02, 0x060000, 0x00)  # 82441FX
+ISA_BRIDGE = fixed(0x8086, 0x7000, 0x00, 0x060100, 0x80)  # PIIX3, of several functions
+
+
+class PciHost:
+    """Bus 0. ``remap`` puts the BARs' windows into the spaces behind what is always there."""
+
+    def __init__(self, memory: AddressSpace, ports: AddressSpace) -> None:
+        self._memory = memory
+        self._ports = ports
+        self._address = 0
+        ports.windows.append(Window(CONFIG_ADDRESS, CONFIG_DATA, self._load_cf8, self._store_cf8))
+        ports.windows.append(
+            Window(CONFIG_DATA, CONFIG_DATA + 4, self._load_config, self._store_config)
+        )
+        self._fixed_memory = list(memory.windows)
+        self._fixed_ports = list(ports.windows)
+        self._seats: dict[int, Function] = {0: HOST_BRIDGE, 1 << 3: ISA_BRIDGE}
+        self._cards: list[PciFunction] = []
+
+    def seat(self, devfn: int, card: PciFunction) -> None:
+        """Put a card in; ConfigError if the place is taken."""
+        if devfn in self._seats:
+            raise ConfigError(f"{devfn >> 3:02x}.{devfn & 7} is taken already")
+        self._seats[devfn] = card
+        self._cards.append(card)
+        self.remap()
+
+    def free_slot(self) -> int:
+        """The first device number with nothing in it."""
+        taken = {devfn >> 3 for devfn in self._seats}
+        for slot in range(32):
+            if slot not in taken:
+                return slot
+        raise ConfigError("all 32 places of the bus are taken")
+
+    # --- configuration ports
+
+    def _load_cf8(self, offset: int, size: int) -> int:
+        return self._address if (offset, size) == (0, 4) else (1 << 8 * size) - 1
+
+    def _store_cf8(self, offset: int, size: int, value: int) -> None:
+        if (offset, size) == (0, 4):
+            self._address = value
+
+    def _chosen(self) -> Function | None:
+        """The function that the address register names."""
+        address = self._address
+        if not address & CONFIG_ENABLE or address >> 16 & 0xFF:
+            return None
+        return self._seats.get(address >> 8 & 0xFF)
+
+    def _register(self, offset: int) -> int:
+        return (self._address | offset) & 0xFF
+
+    def _load_config(self, offset: int, size: int) -> int:
+        function = self._chosen()
+        register = self._register(offset)
+        if function is None or register + size > 256:
+            return (1 << 8 * size) - 1
+        return function.read(CONFIG_REGION, register, size)
+
+    def _store_config(self, offset: int, size: int, value: int) -> None:
+        function = self._chosen()
+        register = self._register(offset)
+        if function is not None and register + size <= 256:
+            function.write(CONFIG_REGION, register, size, value)
+            self.remap()
+
+    # --- BARs
+
+    def remap(self) -> None:
+        """Look at all BARs and command registers anew (a reset changes them, too)."""
+        memory, ports = list(self._fixed_memory), list(self._fixed_ports)
+        for card in self._cards:
+            description, address_of = card.config.description, card.config.bar_address
+            for bar in description.bars:
+                address = address_of(bar.index)
+                if address is None:
+                    continue
+                if bar.kind == "memory":
+                    memory.append(_window(card, bar.index, address, bar.size))
+                elif address + bar.size <= IO_SPACE:
+                    ports.append(_window(card, bar.index, address, bar.size))
+            address = address_of(ROM) if description.rom_size else None
+            if address is not None:
+                memory.append(_window(card, ROM, address, description.rom_size))
+        self._memory.windows = memory
+        self._ports.windows = ports
+
+
+def _window(card: PciFunction, region: int, start: int, size: int) -> Window:
+    read, write = card.read, card.write
+    return Window(
+        start,
+        start + size,
+        lambda offset, width: read(region, offset, width),
+        lambda offset, width, value: write(region, offset, width, value),
+    )
