@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.attach.vhost_user.served import Served
+from vmwire.attach.listening import LONGEST_PATH, listen
 from vmwire.attach.vhost_user import VhostUserNic
-from vmwire.attach.vhost_user.server import LONGEST_PATH, listen
 from vmwire.bench.vhost_user import FrontEnd, NetDriver
 from vmwire.engine.host import Host
 from vmwire.engine.loop import Loop
@@ -120,7 +120,7 @@ def test_a_restarted_worker_takes_the_socket_back(tmp_path: Path) -> None:
     served.loop.stop()
     served._thread.join()
     assert served.nic._listener is not None
-    served.nic._listener.close()
+    served.nic._listener.socket.close()
     waiting = FrontEnd(served.path)  # in the backlog meanwhile
     again = Served(tmp_path, store)
     assert os.stat(again.path).st_ino == inode

@@ -10,13 +10,11 @@ back and the machine's next attempt finds it.
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import socket
-import stat
 from collections.abc import Callable
 
+from vmwire.attach.listening import Listener
 from vmwire.attach.vhost_user.backend import Backend
 from vmwire.attach.vhost_user.channel import Channel
 from vmwire.bus.virtio.vhost_user import ProtocolError
@@ -27,12 +25,6 @@ from vmwire.nic.options import VirtioNetOptions, VirtioNetPciOptions
 from vmwire.nic.virtio_net import FEATURES, VirtioNet
 
 log = logging.getLogger(__name__)
-
-LONGEST_PATH = 107
-"""Bytes in a Unix socket's path (unix(7): 108 with the closing zero)."""
-
-ACCEPT_AGAIN_S = 0.5
-"""How long to leave the listening socket alone after accepting has failed."""
 
 
 class VhostUserNic:
@@ -56,7 +48,7 @@ class VhostUserNic:
         self.protocol_errors = 0
         """Connections that ended because of what the machine sent."""
         self._host: Host | None = None
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self._backend: Backend | None = None
 
     def _defer(self, function: Callable[[], None]) -> None:
@@ -71,29 +63,15 @@ class VhostUserNic:
         if path is None:
             raise ConfigError("a socket is needed: socket=PATH")
         self._host = host
-        kept = host.store.take(self._store_name)
-        if kept is not None:
-            self._listener = socket.socket(fileno=kept)
-            self._listener.setblocking(False)
-        else:
-            self._listener = listen(path)
-            host.store.keep(self._store_name, self._listener.fileno())
-        host.loop.watch(self._listener.fileno(), READ, self._on_connection)
-
-    @property
-    def _store_name(self) -> str:
-        return f"vhost-user {self.name}"
+        name = f"vhost-user {self.name}"
+        self._listener = Listener(host, path, name, self._on_connection)
 
     def close(self) -> None:
         """End the connection and remove the socket."""
         self._hang_up()
-        listener, host = self._listener, self._host
-        self._listener = None
-        if listener is not None and host is not None:
-            host.loop.unwatch(listener.fileno())
+        listener, self._listener = self._listener, None
+        if listener is not None:
             listener.close()
-            host.store.drop(self._store_name)
-            _remove(self.options.socket or "")
 
     def set_link(self, up: bool) -> None:
         """Plug or pull the cable. The wire's other end sees it; the guest can't be told."""
@@ -101,13 +79,8 @@ class VhostUserNic:
 
     # Machines that come and go
 
-    def _on_connection(self, events: int) -> None:
-        assert self._listener is not None and self._host is not None
-        try:
-            connection, _ = self._listener.accept()
-        except OSError as error:
-            self._accept_later(error)
-            return
+    def _on_connection(self, connection: socket.socket) -> None:
+        assert self._host is not None
         if self._backend is not None:
             self._on_message(0)  # which sees whether the other one has just gone
         if self._backend is not None:
@@ -119,19 +92,6 @@ class VhostUserNic:
         channel = Channel(connection)
         self._backend = Backend(channel, self._host.loop, self.chip, self.options.queue_pairs)
         self._host.loop.watch(channel.fileno(), READ, self._on_message)
-
-    def _accept_later(self, error: OSError) -> None:
-        """The machine has gone again, or there are no descriptors left: don't ask all the time."""
-        log.warning("%s: accept: %s", self.name, error)
-        assert self._listener is not None and self._host is not None
-        loop, listener = self._host.loop, self._listener
-        loop.change(listener.fileno(), 0)
-
-        def watch_again() -> None:
-            if self._listener is listener:
-                loop.change(listener.fileno(), READ)
-
-        loop.call_later(ACCEPT_AGAIN_S, watch_again)
 
     def _on_message(self, events: int) -> None:
         assert self._backend is not None
@@ -169,47 +129,3 @@ class VhostUserNic:
             "memory_bytes": backend.memory.size if backend else 0,
             "memory_sealed": backend.memory.sealed if backend else False,
         }
-
-
-def listen(path: str) -> socket.socket:
-    """Make a listening Unix socket that only its owner can connect to.
-
-    What a dead process left at ``path`` is replaced. Raises ``ConfigError``.
-    """
-    size = len(os.fsencode(path))
-    if size > LONGEST_PATH:
-        raise ConfigError(
-            f"socket path of {size} bytes is too long (at most {LONGEST_PATH}): {path}"
-        )
-    _clear_the_way(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        os.fchmod(listener.fileno(), 0o600)  # a socket file is made with its socket's mode
-        listener.bind(path)
-        listener.listen(4)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"can't listen on {path}: {error.strerror}") from error
-    return listener
-
-
-def _clear_the_way(path: str) -> None:
-    """Remove a socket that nobody listens on any more."""
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError:  # nothing there, or bind will say what is wrong
-        return
-    if not stat.S_ISSOCK(mode):
-        raise ConfigError(f"can't listen on {path}: something else than a socket is there")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        result = probe.connect_ex(path)
-    if result != errno.ECONNREFUSED:
-        raise ConfigError(f"can't listen on {path}: another process does")
-    _remove(path)
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:  # removed by somebody else, or with its folder
-        pass
