@@ -2,40 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What guests talk to on the host: an HTTP source, a sink that answers with a checksum, and echoes.
 
-All of it listens on 127.0.0.1, where a guest reaches it by its gateway's address. The bytes are a
-pattern in which each MiB carries its number, so that a lost, doubled or moved piece shows.
+All of it listens on 127.0.0.1, where a guest reaches it by its gateway's address. The bytes are
+those of ``vmwire.bench.pattern``, so that a lost, doubled or moved piece shows.
 """
 
 from __future__ import annotations
 
 import hashlib
-import random
 import socket
 import socketserver
-import struct
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
-PIECE = 1 << 20
+from vmwire.bench.pattern import pattern
+
 LIMIT_S = 600
-_NOISE = random.Random(1).randbytes(PIECE)
-
-
-def pattern(size: int) -> Iterator[bytes]:
-    for start in range(0, size, PIECE):
-        piece = struct.pack("!Q", start) + _NOISE[8:]
-        yield piece[: size - start]
-
-
-def pattern_sha256(size: int, repeat: int = 1) -> str:
-    """The checksum of `repeat` patterns in a row."""
-    digest = hashlib.sha256()
-    for _ in range(repeat):
-        for piece in pattern(size):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 class _Http(BaseHTTPRequestHandler):

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.guest.machine import GuestError, Machine, Result
-from tests.guest.peer import HostPeer, pattern_sha256
+from tests.guest.peer import HostPeer
+from vmwire.bench.pattern import pattern_sha256
 
 pytestmark = pytest.mark.guest
 CARD = ["-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n"]

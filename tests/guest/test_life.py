@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 
 from tests.guest.machine import Machine
-from tests.guest.peer import HostPeer, free_port, pattern_sha256
+from tests.guest.peer import HostPeer, free_port
+from vmwire.bench.pattern import pattern_sha256
 
 pytestmark = pytest.mark.guest
 

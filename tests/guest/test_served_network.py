@@ -16,7 +16,8 @@ import pytest
 
 from tests.guest import provision
 from tests.guest.machine import Machine, both
-from tests.guest.peer import HostPeer, pattern_sha256
+from tests.guest.peer import HostPeer
+from vmwire.bench.pattern import pattern_sha256
 
 pytestmark = pytest.mark.guest
 

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.guest.machine import Machine
-from tests.guest.peer import HostPeer, free_port, pattern_sha256
+from tests.guest.peer import HostPeer, free_port
 from tests.guest.provision import MIRROR
+from vmwire.bench.pattern import pattern_sha256
 
 pytestmark = pytest.mark.guest
 
