@@ -337,25 +337,10 @@ class TcpTable:
     def send_reset(self, key: bytes, sequence: int, ack: int, flags: int, mac: bytes) -> None:
         """Send RST for a connection that has no flow, or whose flow does not answer for it."""
         guest_port, port = key[8:10], key[10:12]
-        header = port + guest_port + TCP_NUMBERS.pack(sequence, ack, 0x50, flags, 0, 0, 0)
-        self._send(key[4:8], key[:4], header, mac)
-
-    def send_segment(
-        self, flow: TcpSpeaker, sequence: int, flags: int, window: int, options: bytes
-    ) -> None:
-        """Send a segment with options and no data."""
-        options += bytes(-len(options) % 4)
-        key = flow.key
-        header = key[10:12] + key[8:10] + TCP_NUMBERS.pack(
-            sequence, flow.taken_to if flags & ACK else 0, (20 + len(options)) << 2, flags,
-            window, 0, 0,
-        )  # fmt: skip
-        self._send(key[4:8], key[:4], header + options, flow.ethernet[:6])
-
-    def _send(self, source: bytes, guest: bytes, segment: bytes, mac: bytes) -> None:
-        checksum = transport_checksum(source, guest, PROTOCOL_TCP, segment)
+        segment = port + guest_port + TCP_NUMBERS.pack(sequence, ack, 0x50, flags, 0, 0, 0)
+        checksum = transport_checksum(key[4:8], key[:4], PROTOCOL_TCP, segment)
         segment = segment[:16] + checksum.to_bytes(2, "big") + segment[18:]
-        self.output.ipv4(source, guest, PROTOCOL_TCP, segment, mac=mac)
+        self.output.ipv4(key[4:8], key[:4], PROTOCOL_TCP, segment, mac=mac)
 
     # Opening
 

@@ -109,7 +109,8 @@ class TcpFlow(TcpSpeaker):
             window &= -1 << WINDOW_SHIFT  # what comes next can say the same in its own scale
         self.last_edge = (self.rcv_nxt + window) & MASK
         self.enough = window - (window >> 2)
-        self.table.send_segment(self, self.snd_una, flags, window, options)
+        headers = self.pack_headers(0, self.snd_una, flags, window, options)
+        self.table.output.frame(Frame.of(headers))
         self.snd_nxt = self.snd_max = (self.snd_una + 1) & MASK
         self._arm()
 

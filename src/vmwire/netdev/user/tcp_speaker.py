@@ -230,29 +230,33 @@ class TcpSpeaker:
 
     # Segments toward the guest
 
-    def pack_headers(self, size: int, sequence: int, flags: int, window: int) -> bytes:
-        """Return the 54 bytes of headers of a segment with ``size`` bytes of data.
+    def pack_headers(
+        self, size: int, sequence: int, flags: int, window: int, options: bytes = b""
+    ) -> bytes:
+        """Return the headers, 54 bytes and ``options``, of a segment with ``size`` bytes of data.
 
         With data, the TCP checksum holds the pseudo-header's sum, for an offload to complete;
         without, it is complete.
         """
-        length = 40 + size
-        acknowledged = self.taken_to
+        header = 20 + len(options)
+        length = 20 + header + size
+        acknowledged = self.taken_to if flags & ACK else 0
         ip_sum = fold(0x4500 + length + DONT_FRAGMENT + 0x4006 + self.addresses_sum)
-        total = self.addresses_sum + 6 + 20 + size
+        total = self.addresses_sum + 6 + header + size
         if not size:
             total += (
                 self.port + self.guest_port
                 + (sequence >> 16) + (sequence & 0xFFFF)
                 + (acknowledged >> 16) + (acknowledged & 0xFFFF)
-                + 0x5000 + flags + window
+                + (header << 10) + flags + window
+                + int.from_bytes(options, "big")
             )  # fmt: skip
         checksum = fold(total)
         return HEADERS.pack(
             self.ethernet, 0x0800, 0x45, 0, length, 0, DONT_FRAGMENT, 64, 6, ip_sum ^ 0xFFFF,
-            self.addresses, self.port, self.guest_port, sequence, acknowledged, 0x50, flags,
-            window, checksum if size else checksum ^ 0xFFFF, 0,
-        )  # fmt: skip
+            self.addresses, self.port, self.guest_port, sequence, acknowledged,
+            header << 2, flags, window, checksum if size else checksum ^ 0xFFFF, 0,
+        ) + options  # fmt: skip
 
     def send_ack(self) -> None:
         """Tell the guest what has been taken and how much more may come."""
@@ -267,7 +271,8 @@ class TcpSpeaker:
         blocks = ahead.blocks(MAX_BLOCKS)
         options = b"\x01\x01\x05" + bytes((2 + 8 * len(blocks),)) if blocks else b""
         options += b"".join([BLOCK.pack(*block) for block in blocks])
-        self.table.send_segment(self, self.snd_nxt, ACK, self.window(), options)
+        headers = self.pack_headers(0, self.snd_nxt, ACK, self.window(), options)
+        self.table.output.frame(Frame.of(headers))
 
     def send_late_ack(self) -> None:
         """The same for a few bytes, without asking the socket while the window is wide open."""

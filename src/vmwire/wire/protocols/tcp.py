@@ -154,15 +154,15 @@ class Segment:
 
 def iter_options(data: Buffer) -> Iterator[tuple[int, Buffer]]:
     """Each option's kind and value, up to the end marker or the first malformed one."""
-    at = 0
-    while at < len(data) and data[at] != OPTION_END:
-        if data[at] == OPTION_NOP:
+    at, end = 0, len(data)
+    while at < end and (kind := data[at]) != OPTION_END:
+        if kind == OPTION_NOP:
             at += 1
             continue
-        length = data[at + 1] if at + 1 < len(data) else 0
-        if length < 2 or at + length > len(data):
+        length = data[at + 1] if at + 1 < end else 0
+        if length < 2 or at + length > end:
             return
-        yield data[at], data[at + 2 : at + length]
+        yield kind, data[at + 2 : at + length]
         at += length
 
 
