@@ -33,6 +33,8 @@ REGIONS = 9
 
 WIDTH = 4
 """The bus is 32 bits wide."""
+LARGEST = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFFFFFF}
+"""The largest number of each size that the bus moves at once."""
 
 
 class PciFunction:
@@ -67,6 +69,7 @@ class PciFunction:
         msix = self.config.msix
         shared = set() if msix is None else {msix.table_bar, msix.pending_bar}
         self._direct = {bar.index: bar.size for bar in description.bars if bar.index not in shared}
+        """The BARs that are the chip's alone, and their sizes."""
         self.chip = factory(Slot(name, self.dma, self.interrupts, timers, defer, random))
 
     @property
@@ -82,16 +85,14 @@ class PciFunction:
 
     def read(self, region: int, offset: int, size: int) -> int:
         """Return a little-endian number of ``size`` bytes."""
-        end = self._direct.get(region, 0)
-        if size in (1, 2, 4) and not offset & size - 1 and 0 <= offset < end:
+        if size in LARGEST and not offset & size - 1 and 0 <= offset < self._direct.get(region, 0):
             return self.chip.load(region, offset, size)
         return self._read_odd(region, offset, size)
 
     def write(self, region: int, offset: int, size: int, value: int) -> None:
         """Write a little-endian number of ``size`` bytes."""
-        end = self._direct.get(region, 0)
-        if size in (1, 2, 4) and not offset & size - 1 and 0 <= offset < end:
-            self.chip.store(region, offset, size, value & (1 << 8 * size) - 1)
+        if size in LARGEST and not offset & size - 1 and 0 <= offset < self._direct.get(region, 0):
+            self.chip.store(region, offset, size, value & LARGEST[size])
         else:
             self._write_odd(region, offset, size, value)
 

@@ -109,6 +109,7 @@ class Interrupts:
         self.msi_enabled = False
         self.msix_enabled = False
         self._all_masked = False
+        self._intx_disabled = False
 
     @property
     def machine(self) -> Machine:
@@ -148,6 +149,7 @@ class Interrupts:
     def on_config_changed(self) -> None:
         """Look again at what is in use and what is masked."""
         read = self._config.read
+        self._intx_disabled = self._config.intx_disabled
         if self._msi is not None:
             self.msi_enabled = bool(read(self._msi.offset + MSI_CONTROL, 2) & 1)
         if self._msix is not None:
@@ -179,7 +181,8 @@ class Interrupts:
 
     def reset(self) -> None:
         """As at power-on: nothing raised, nothing pending, every vector masked."""
-        self.level = self.msi_enabled = self.msix_enabled = self._all_masked = False
+        self.level = self.msi_enabled = self.msix_enabled = False
+        self._all_masked = self._intx_disabled = False
         self.table.reset()
         self._set_msi_pending(0)
         self._show_pin(False)
@@ -210,9 +213,8 @@ class Interrupts:
     # The pin
 
     def _show_pin(self, up: bool) -> None:
-        config = self._config
-        config.set_interrupt_status(up)
-        line = up and not config.intx_disabled
+        self._config.set_interrupt_status(up)
+        line = up and not self._intx_disabled
         if line != self.line:
             self.line = line
             self._machine.intx(line)
