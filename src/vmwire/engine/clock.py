@@ -80,6 +80,16 @@ class Timers:
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = count()
 
+    def join(self, other: Timers) -> None:
+        """Be ``other`` from now on, under another name; what is due here is due there.
+
+        For who needs timers before the loop is known that drives them.
+        """
+        for when, _, timer in self._heap:
+            heappush(other._heap, (when, next(other._order), timer))
+        self._heap, self._order = other._heap, other._order
+        self.clock, self.now = other.clock, other.now
+
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Have ``callback`` called at ``when`` (seconds on this clock)."""
         timer = Timer(when, callback)

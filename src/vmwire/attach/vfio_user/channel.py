@@ -1,0 +1,260 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""A vfio-user socket cut into messages with their descriptors, without blocking.
+
+Theory of operation. The kernel hands descriptors over with the first byte that they were sent with,
+and ends a read behind the data that they came with. So what a read brought belongs to the *last*
+message that begins in it, as long as no message that may carry descriptors fits in front of another
+one. That is what ``HEAD`` is for: a message is begun with a read of at most 36 bytes, which is all
+of a register access, and less than any message with descriptors and the start of another.
+
+A size is judged before the body is read. What is too short counts as a bare header; what is too
+long is answered by its header and passed over, so that the next message is found.
+
+We may ask, too (``ask``): that waits for the reply, for a limited time, and sets aside what the
+peer sends meanwhile, up to a limit.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import socket
+import time
+from collections import deque
+
+from vmwire.bus.pci.vfio_user import (
+    F_ERROR,
+    HEADER,
+    MAX_FDS,
+    MAX_MESSAGE,
+    TYPE_REPLY,
+    WRITE_MESSAGE,
+    Header,
+    ProtocolError,
+    pack_message,
+)
+
+HEAD = WRITE_MESSAGE.size
+"""Bytes that are asked for when a message begins."""
+SET_ASIDE = 1024
+"""Messages, and bytes in each of them on average, that may wait while we wait for a reply."""
+REPLY_S = 1.0
+SEND_S = 1.0
+"""How long a peer may take to answer, or to read what we answer."""
+
+_ANCILLARY = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+_SIZE = HEADER.size
+
+
+class Overlong(Exception):
+    """A message that is longer than any that we take; its body is being passed over."""
+
+    def __init__(self, header: Header) -> None:
+        super().__init__(f"a message of {header.size} bytes")
+        self.header = header
+
+
+class NoReply(Exception):
+    """A question of ours that has no good answer."""
+
+
+class Channel:
+    """One connection. Every method raises ``OSError`` when it is broken, ``EOFError`` at its end.
+
+    ``fds`` are those of the message that ``receive`` returned last: whoever wants one takes it out,
+    the rest is closed when the next message is asked for.
+    """
+
+    def __init__(self, connection: socket.socket, data: bytes = b"") -> None:
+        connection.setblocking(False)
+        self.connection = connection
+        self.fds: list[int] = []
+        self.data = data
+        """Bytes that are read but not yet returned."""
+        self._recvmsg = connection.recvmsg
+        self._coming: list[int] = []  # descriptors of the message at _coming_at in the data
+        self._coming_at = 0
+        self._skip = 0
+        self._aside: deque[tuple[bytes, list[int]]] = deque()
+        self._aside_size = 0
+        self._next_id = 0
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self.connection.fileno()
+
+    # Receiving
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there may be a message that the socket doesn't tell of."""
+        return bool(self._aside) or len(self.data) >= _SIZE
+
+    def receive(self) -> bytes | None:
+        """Return the next message; None: it isn't (all) there yet. May raise ``Overlong``."""
+        if self.fds:
+            self.close_fds()
+        if self._aside:
+            message, self.fds = self._aside.popleft()
+            self._aside_size -= len(message)
+            return message
+        return self._next()
+
+    def _next(self) -> bytes | None:
+        if self._skip and not self._pass_over():
+            return None
+        data = self.data
+        while True:
+            have = len(data)
+            size = _SIZE
+            if have >= size:
+                size = int.from_bytes(data[4:8], "little")
+                if size > MAX_MESSAGE:
+                    self._begin_to_skip(size)
+                size = max(size, _SIZE)
+                if have >= size:
+                    break
+                more = self._read(size - have)
+            else:
+                more = self._read(HEAD - have)
+            if more is None:
+                self.data = data
+                return None
+            data = self.data = data + more if have else more
+            if self._coming:
+                self._place()
+        self.data = data[size:]
+        if self._coming:
+            self._hand_over(size)
+        return data if have == size else data[:size]
+
+    def _read(self, size: int) -> bytes | None:
+        try:
+            data, ancillary, flags, _ = self._recvmsg(size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, InterruptedError):
+            return None
+        if ancillary or flags & socket.MSG_CTRUNC:
+            self._keep_fds(ancillary, flags)
+        if not data:
+            raise EOFError
+        return data
+
+    def _keep_fds(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+                self._coming += fds
+        self._coming_at = -1
+        if flags & socket.MSG_CTRUNC or len(self._coming) > MAX_FDS:
+            raise ProtocolError(f"more than {MAX_FDS} descriptors")
+
+    def _place(self) -> None:
+        """Find the last message that begins in the data: it has the descriptors that just came."""
+        if self._coming_at >= 0:
+            return
+        data, start = self.data, 0
+        while len(data) - start >= _SIZE:
+            size = max(int.from_bytes(data[start + 4 : start + 8], "little"), _SIZE)
+            if start + size >= len(data):
+                break
+            start += size
+        self._coming_at = start
+
+    def _hand_over(self, size: int) -> None:
+        """A message of ``size`` bytes is complete: are the descriptors its own?"""
+        if self._coming_at < size:
+            self.fds, self._coming = self._coming, []
+        else:
+            self._coming_at -= size
+
+    def _begin_to_skip(self, size: int) -> None:
+        header = Header.unpack(self.data)
+        self._skip = size - len(self.data)
+        self.data = b""
+        self._hand_over(size)
+        raise Overlong(header)
+
+    def _pass_over(self) -> bool:
+        """Read what is to be passed over, a piece at a time; whether that is done."""
+        data = self._read(min(self._skip, 1 << 16))
+        if data is not None:
+            self._skip -= len(data)
+        self.fds, self._coming = [*self.fds, *self._coming], []
+        self.close_fds()
+        return self._skip == 0
+
+    def close_fds(self) -> None:
+        """Close the descriptors that nobody took."""
+        while self.fds:
+            os.close(self.fds.pop())
+
+    # Sending
+
+    def send(self, data: bytes) -> None:
+        """Send a message whole. A peer that doesn't read its answers is a broken one."""
+        try:
+            sent = self.connection.send(data, socket.MSG_NOSIGNAL)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        if sent != len(data):
+            self._send_rest(memoryview(data)[sent:])
+
+    def _send_rest(self, data: memoryview) -> None:
+        deadline = time.monotonic() + SEND_S
+        while data:
+            if not self._wait(select.POLLOUT, deadline):
+                raise ProtocolError("a peer that doesn't read its answers")
+            try:
+                data = data[self.connection.send(data, socket.MSG_NOSIGNAL) :]
+            except (BlockingIOError, InterruptedError):
+                continue
+
+    def _wait(self, events: int, deadline: float) -> bool:
+        """Wait for the socket; False: not before the deadline."""
+        poll = select.poll()
+        poll.register(self.connection, events)
+        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+
+    # Asking
+
+    def ask(self, command: int, payload: bytes) -> bytes:
+        """Send a question and return its reply's payload. Raises ``NoReply``."""
+        message_id = self._next_id
+        self._next_id = (message_id + 1) & 0xFFFF
+        self.send(pack_message(message_id, command, payload))
+        deadline = time.monotonic() + REPLY_S
+        while True:
+            message = self._next()
+            if message is None:
+                if not self._wait(select.POLLIN, deadline):
+                    raise NoReply(f"none in {REPLY_S:g} s")
+                continue
+            header = Header.unpack(message)
+            if header.type == TYPE_REPLY and header.command == command:
+                self.close_fds()
+                if header.message_id != message_id:
+                    continue  # one that came too late
+                if header.flags & F_ERROR:
+                    raise NoReply(os.strerror(header.error))
+                return message[_SIZE:]
+            self._put_aside(message)
+
+    def _put_aside(self, message: bytes) -> None:
+        self._aside.append((message, self.fds))
+        self._aside_size += len(message)
+        self.fds = []
+        if len(self._aside) > SET_ASIDE or self._aside_size > SET_ASIDE * 1024:
+            raise NoReply("other messages without end instead")
+
+    def close(self) -> None:
+        """Close the socket and all descriptors that came and weren't taken."""
+        for _, fds in self._aside:
+            self.fds += fds
+        self._aside.clear()
+        self.fds += self._coming
+        self._coming = []
+        self.close_fds()
+        self.connection.close()
