@@ -158,13 +158,14 @@ def test_the_interrupt_bit_can_not_be_written() -> None:
     assert config.read(STATUS, 2) == 0x0008
 
 
-def test_a_card_asleep_is_no_bus_master() -> None:
+def test_a_card_asleep_neither_answers_nor_is_a_bus_master() -> None:
     config = igb()
-    config.write(COMMAND, 2, BUS_MASTER)
+    config.write(COMMAND, 2, BUS_MASTER | MEMORY_ENABLE)
+    config.write(BAR0, 4, 0xFEB00000)
     config.write(0x44, 2, 3)
-    assert (config.power_state, config.bus_master) == (3, False)
+    assert (config.power_state, config.bus_master, config.bar_address(0)) == (3, False, None)
     config.write(0x44, 2, 0)
-    assert (config.power_state, config.bus_master) == (0, True)
+    assert (config.power_state, config.bus_master, config.bar_address(0)) == (0, True, 0xFEB00000)
 
 
 def test_a_function_level_reset_is_asked_for_once() -> None:

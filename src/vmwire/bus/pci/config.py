@@ -316,14 +316,15 @@ class ConfigSpace:
     def bar_address(self, index: int) -> int | None:
         """Return where a BAR answers (6: the ROM); None while it doesn't.
 
-        A BAR at 0 is one that nobody has placed yet, and one whose bits are all set is being sized.
+        A BAR at 0 is one that nobody has placed yet, one whose bits are all set is being sized,
+        and a card asleep answers in configuration space only.
         """
+        if self.power_state:
+            return None
         if index == ROM:
             return self._rom_address()
         bar = self._bars.get(index)
-        if bar is None:
-            return None
-        if not (self.io_enabled if bar.kind == "io" else self.memory_enabled):
+        if bar is None or not (self.io_enabled if bar.kind == "io" else self.memory_enabled):
             return None
         width = 8 if bar.wide else 4
         address = self.read(BAR0 + 4 * index, width) & -bar.size
