@@ -83,6 +83,23 @@ class Dma:
         if self.log is not None:
             self.log.mark(address, length)
 
+    def write_each(self, addresses: Sequence[int], parts: Sequence[bytes | View]) -> None:
+        """Put each part at its own address: what ``write`` does, for a whole burst.
+
+        At an ``AddressFault`` some of the parts may have been written.
+        """
+        self._check()
+        try:
+            views = self.memory.views(addresses, [len(part) for part in parts])
+        except AddressFault:
+            views = []
+        if len(views) != len(parts) or self.log is not None:
+            for address, part in zip(addresses, parts, strict=True):
+                self.write(address, part)
+            return
+        for view, part in zip(views, parts, strict=True):
+            view[:] = part
+
     def write_all(self, address: int, parts: Iterable[bytes | View]) -> None:
         """Put ``parts`` there, one behind the other."""
         for part in parts:

@@ -1,0 +1,296 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""The receive ring: frames to descriptors (manual, 3.2).
+
+A batch of frames is filtered and made ready first; then its descriptors are read at once, the
+buffers are written, the descriptors are written back at once, RDH moves, and there is one interrupt
+at most. The buffers' size is RCTL's, and a frame takes as many as it needs.
+
+When the ring has no room, the rest of the batch is refused: it stays with its sender until RDT
+moves. Frames are taken and lost while the receiver is off, when its ring makes no sense, and when
+they could never fit. An address of 0 is a descriptor whose buffer is left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from struct import Struct
+from zlib import crc32
+
+from vmwire.engine.dma import Dma
+from vmwire.engine.memory import AddressFault
+from vmwire.nic.e1000.checksums import judge, packet_checksum
+from vmwire.nic.e1000.filters import Filters
+from vmwire.nic.e1000.interrupts import Causes
+from vmwire.nic.e1000.registers import (
+    CTRL_RFCE,
+    CTRL_VME,
+    RCTL_BSEX,
+    RCTL_DPF,
+    RCTL_EN,
+    RCTL_LPE,
+    RCTL_PMCF,
+    RCTL_SECRC,
+    RXDMT0,
+    RXO,
+    SRPD,
+)
+from vmwire.nic.e1000.registers import Registers as R
+from vmwire.nic.e1000.statistics import Statistics, group_of
+from vmwire.wire.frame import Frame
+
+CTRL = R.CTRL.index
+RCTL = R.RCTL.index
+RDBAL = R.RDBAL.index
+RDBAH = R.RDBAH.index
+RDLEN = R.RDLEN.index
+RDH = R.RDH.index
+RDT = R.RDT.index
+RSRPD = R.RSRPD.index
+RXCSUM = R.RXCSUM.index
+VET = R.VET.index
+
+DESCRIPTOR = Struct("<QHHBBH")  # address, length, checksum, status, errors, VLAN tag
+assert DESCRIPTOR.size == 16
+
+DD = 0x01
+EOP = 0x02
+VP = 0x08
+RXE = 0x80
+
+MINIMUM = 60
+USUAL = 1518
+"""The longest frame with LPE off, without its FCS: VLAN tag included."""
+LONGEST = 16384 - 4
+
+_PAUSE = bytes.fromhex("0180c2000001")
+_MAC_CONTROL = b"\x88\x08"
+
+
+def buffer_size(rctl: int) -> int:
+    """Return the bytes of each receive buffer."""
+    code = rctl >> 16 & 3
+    if rctl & RCTL_BSEX:
+        return (2048, 16384, 8192, 4096)[code]
+    return 2048 >> code
+
+
+def longest(rctl: int) -> int:
+    """Return the longest frame that is received, without its FCS."""
+    return LONGEST if rctl & RCTL_LPE else USUAL
+
+
+class _Batch:
+    """What is to be written into the ring."""
+
+    __slots__ = ("groups", "lengths", "parts", "small", "writes")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes | memoryview] = []
+        self.writes: list[tuple[int, int, int, int, int]] = []
+        self.lengths: list[int] = []
+        self.groups: list[int] = []
+        self.small = False
+
+
+class Receiver:
+    """Over the chip's ``words``."""
+
+    def __init__(
+        self,
+        words: list[int],
+        dma: Dma,
+        causes: Causes,
+        statistics: Statistics,
+        filters: Filters,
+        drops: Counter[str],
+    ) -> None:
+        self._words = words
+        self._dma = dma
+        self._causes = causes
+        self._statistics = statistics
+        self._filters = filters
+        self._drops = drops
+        self.starved = False
+        """Frames were refused; their sender waits."""
+
+    def receive(self, frames: Sequence[Frame]) -> int:
+        """Take frames from the wire; return how many, the rest has no room now."""
+        taken = self._deliver(frames)
+        if taken < len(frames) and not self.starved:
+            self.starved = True
+            self._statistics.add(R.RNBC.index)
+        return taken
+
+    def receive_own(self, frames: Sequence[Frame]) -> None:
+        """Take frames that the chip sent itself; those that have no room are lost."""
+        lost = len(frames) - self._deliver(frames)
+        if lost:
+            self._statistics.add(R.MPC.index, lost)
+            self._drops["receive overrun"] += lost
+            self._causes.raise_(RXO)
+
+    def _deliver(self, frames: Sequence[Frame]) -> int:
+        words = self._words
+        rctl = words[RCTL]
+        if not rctl & RCTL_EN:
+            self._drops["receiver off"] += len(frames)
+            return len(frames)
+        count, head, tail = words[RDLEN] >> 4, words[RDH], words[RDT]
+        if head >= count or tail >= count:
+            self._drops["receive ring without sense"] += len(frames)
+            self._statistics.add(R.MPC.index, len(frames))
+            return len(frames)
+        free = (tail - head) % count
+        if not free:
+            return 0
+        batch = _Batch()
+        taken = self._prepare(batch, frames, rctl, free, count)
+        if batch.writes:
+            self._fill(batch, head, count, free)
+        return taken
+
+    def _prepare(
+        self, batch: _Batch, frames: Sequence[Frame], rctl: int, free: int, count: int
+    ) -> int:
+        """Make frames ready for ``free`` descriptors; return how many were dealt with."""
+        size, most = buffer_size(rctl), longest(rctl)
+        writes = batch.writes
+        for number, frame in enumerate(frames):
+            length = frame.length
+            views = frame.views
+            data = bytes(views[0]) if len(views) == 1 else b"".join(views)
+            if length < MINIMUM:
+                data = data.ljust(MINIMUM, b"\0")
+                length = MINIMUM
+            if not self._wanted(data, length, most, rctl):
+                continue
+            needed = 1 if length + 4 <= size else -(-(length + 4) // size)
+            if needed > free - len(writes):
+                if needed < count:
+                    return number
+                self._drops["longer than the receive ring"] += 1
+                self._statistics.add(R.MPC.index)
+                continue
+            batch.lengths.append(length)
+            batch.groups.append(group_of(data[:6]))
+            self._place(batch, data, size, rctl, frame.offload.checked)
+        return len(frames)
+
+    def _wanted(self, data: bytes, length: int, most: int, rctl: int) -> bool:
+        """Whether a frame gets past length, filters and flow control."""
+        destination = data[:6]
+        if length > most:
+            self._statistics.add(R.ROC.index)
+            self._statistics.refused(length)
+            self._drops["too long"] += 1
+            return False
+        if data[12:14] == _MAC_CONTROL and not self._passes_control(data, rctl):
+            return False
+        wanted = self._filters.passes(destination)
+        if wanted and (data[12] << 8 | data[13]) == self._words[VET]:
+            wanted = self._filters.vlan_passes(data[14] << 8 | data[15])
+        if not wanted:
+            self._statistics.refused(length)
+            self._drops["filtered"] += 1
+        return wanted
+
+    def _passes_control(self, data: bytes, rctl: int) -> bool:
+        """Count MAC control frames; return whether one goes on to the filters (13.4.22)."""
+        if data[:6] != _PAUSE or data[14:16] != b"\0\1":
+            return bool(rctl & RCTL_PMCF)
+        if self._words[CTRL] & CTRL_RFCE:
+            off = data[16:18] != b"\0\0"
+            self._statistics.add(R.XOFFRXC.index if off else R.XONRXC.index)
+        else:
+            self._statistics.add(R.FCRUC.index)
+        return bool(rctl & RCTL_PMCF) and not rctl & RCTL_DPF
+
+    def _place(self, batch: _Batch, data: bytes, size: int, rctl: int, trusted: bool) -> None:
+        """Cut a frame into buffers, and say what its descriptors will."""
+        words = self._words
+        rxcsum = words[RXCSUM]
+        status, errors = judge(data, rxcsum, trusted)
+        start = rxcsum & 0xFF
+        checksum = packet_checksum(data, start) if start else 0
+        special = 0
+        if words[CTRL] & CTRL_VME and (data[12] << 8 | data[13]) == words[VET]:
+            special = data[14] << 8 | data[15]
+            status |= VP
+            fcs = crc32(data).to_bytes(4, "little")
+            data = data[:12] + data[16:]
+            if not rctl & RCTL_SECRC:
+                data += fcs
+        elif not rctl & RCTL_SECRC:
+            data += crc32(data).to_bytes(4, "little")
+        if len(data) <= words[RSRPD]:
+            batch.small = True
+        length = len(data)
+        if length <= size:
+            batch.parts.append(data)
+            batch.writes.append((length, checksum, status | DD | EOP, errors, special))
+            return
+        view = memoryview(data)
+        for at in range(0, length, size):
+            part = view[at : at + size]
+            batch.parts.append(part)
+            last = at + size >= length
+            written = (checksum, status | DD | EOP, errors, special) if last else (0, DD, 0, 0)
+            batch.writes.append((len(part), *written))
+
+    def _fill(self, batch: _Batch, head: int, count: int, free: int) -> None:
+        """Write buffers and descriptors, move on, and interrupt."""
+        words = self._words
+        base = words[RDBAH] << 32 | words[RDBAL]
+        used = len(batch.writes)
+        first = min(used, count - head)
+        starts, lengths = [base + 16 * head], [16 * first]
+        if first < used:
+            starts.append(base)
+            lengths.append(16 * (used - first))
+        try:
+            block = b"".join(self._dma.gather(starts, lengths))
+            addresses = [fields[0] for fields in DESCRIPTOR.iter_unpack(block)]
+            self._write_buffers(batch, addresses)
+            pack = DESCRIPTOR.pack
+            done = b"".join(
+                [pack(at, *write) for at, write in zip(addresses, batch.writes, strict=True)]
+            )
+            self._dma.write(starts[0], done[: 16 * first])
+            if first < used:
+                self._dma.write(base, done[16 * first :])
+        except AddressFault:
+            self._drops["receive ring without memory"] += len(batch.lengths)
+            self._statistics.add(R.MPC.index, len(batch.lengths))
+            return
+        words[RDH] = (head + used) % count
+        self._statistics.received(batch.lengths, batch.groups)
+        self._report(batch, count, free, free - used)
+
+    def _write_buffers(self, batch: _Batch, addresses: list[int]) -> None:
+        try:
+            if 0 not in addresses:
+                self._dma.write_each(addresses, batch.parts)
+                return
+        except AddressFault:
+            pass  # one by one, to find which
+        writes = batch.writes
+        for number, (address, part) in enumerate(zip(addresses, batch.parts, strict=True)):
+            try:
+                if address:
+                    self._dma.write(address, part)
+            except AddressFault:
+                length, checksum, status, errors, special = writes[number]
+                writes[number] = (length, checksum, status, errors | RXE, special)
+                self._drops["receive buffer without memory"] += 1
+
+    def _report(self, batch: _Batch, count: int, before: int, after: int) -> None:
+        causes = self._causes.rx.event()
+        threshold = count >> 1 + min(self._words[RCTL] >> 8 & 3, 2)
+        if after <= threshold < before:
+            causes |= RXDMT0
+        if batch.small:
+            causes |= SRPD
+        if causes:
+            self._causes.raise_(causes)
