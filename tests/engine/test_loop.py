@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from vmwire.engine.clock import ManualClock
-from vmwire.engine.loop import READ, WRITE, Loop
+from vmwire.engine.loop import MOST_BUSY_TURNS, READ, WRITE, Loop
 
 
 @pytest.fixture
@@ -173,12 +174,11 @@ def test_exception_of_a_handler_ends_the_loop(loop: Loop) -> None:
 
 
 def test_call_to_a_loop_that_ends_meanwhile_raises_and_does_not_hang() -> None:
-    loop, gate = Loop(), threading.Event()
+    loop, running, gate = Loop(), threading.Event(), threading.Event()
     thread = threading.Thread(target=loop.run)
-    loop.post(lambda: (gate.wait(5), loop.stop()))
+    loop.post(lambda: (running.set(), gate.wait(5), loop.stop()))
     thread.start()
-    while loop._thread is None:
-        time.sleep(0.001)
+    assert running.wait(5)
     threading.Timer(0.05, gate.set).start()
     with pytest.raises(RuntimeError, match="the engine ended"):
         loop.call(lambda: None)
@@ -237,3 +237,178 @@ def test_a_loop_that_is_never_idle_does_it_all_the_same() -> None:
     loop.run()
     assert turns > 1
     loop.close()
+
+
+# Running: looking, doing what can wait, sleeping
+
+
+class Echo:
+    """A loop that runs in a thread and has one end of a pair of sockets; the test has the other.
+
+    What arrives is answered, unless ``on_byte`` is made to do something else.
+    """
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.near, self.far = socket.socketpair()
+        self.near.settimeout(5)
+        self.on_byte: Callable[[bytes], None] = self.say
+        self.loop.watch(self.far.fileno(), READ, self._on_ready)
+        self.thread = threading.Thread(target=self.loop.run)
+        self.thread.start()
+
+    def _on_ready(self, events: int) -> None:
+        self.on_byte(self.far.recv(1))
+
+    def say(self, data: bytes) -> None:
+        """From the loop to the test."""
+        self.far.send(data)
+
+    def ask(self, size: int = 1) -> bytes:
+        """Send a byte; return the ``size`` bytes that come for it."""
+        self.near.send(b"?")
+        return b"".join(self.near.recv(1) for _ in range(size))
+
+    def cpu_time(self) -> float:
+        """What the loop's thread has used."""
+        assert self.thread.ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(self.thread.ident))
+
+    def close(self) -> None:
+        self.loop.stop()
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+        self.loop.close()
+        self.near.close()
+        self.far.close()
+
+
+@pytest.fixture
+def echo() -> Iterator[Echo]:
+    made = Echo()
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["idle before", "quick exchange before"])
+def asked(request: pytest.FixtureRequest, echo: Echo) -> Echo:
+    """A loop that has slept for a while, or that looks for more before it sleeps."""
+    if request.param == "quick exchange before":
+        for _ in range(200):
+            echo.ask()
+    else:
+        time.sleep(0.02)
+    return echo
+
+
+def test_deferred_work_is_done_without_waiting_for_an_event(asked: Echo) -> None:
+    left = 1000
+
+    def again() -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            asked.loop.defer(again)
+        else:
+            asked.say(b"!")
+
+    asked.on_byte = lambda data: again()
+    assert asked.ask() == b"!"
+
+
+def test_what_was_put_off_is_done_before_the_loop_sleeps(asked: Echo) -> None:
+    asked.on_byte = lambda data: asked.loop.put_off(lambda: asked.say(b"!"))
+    assert [asked.ask() for _ in range(50)] == [b"!"] * 50
+
+
+def test_what_was_put_off_comes_behind_what_was_deferred(asked: Echo) -> None:
+    def on_byte(data: bytes) -> None:
+        asked.loop.put_off(lambda: asked.say(b"3"))
+        asked.loop.defer(lambda: asked.say(b"2"))
+        asked.say(b"1")
+
+    asked.on_byte = on_byte
+    assert asked.ask(3) == b"123"
+
+
+def test_what_was_put_off_may_defer_and_put_off_more(asked: Echo) -> None:
+    def late() -> None:
+        asked.loop.defer(lambda: asked.say(b"1"))
+        asked.loop.defer(lambda: asked.loop.put_off(later))
+
+    def later() -> None:
+        asked.loop.put_off(lambda: asked.say(b"2"))
+
+    asked.on_byte = lambda data: asked.loop.put_off(late)
+    assert asked.ask(2) == b"12"
+
+
+def test_a_busy_loop_does_what_was_put_off_after_some_turns(pipe: tuple[int, int]) -> None:
+    """Somebody has always something to say, and the loop is never about to sleep."""
+    loop = Loop()
+    turns = 0
+    done_at: list[int] = []
+
+    def on_ready(events: int) -> None:
+        nonlocal turns
+        turns += 1
+        if turns == 10:
+            loop.put_off(lambda: done_at.append(turns))
+        if turns == 100:
+            loop.stop()
+
+    loop.watch(pipe[0], READ, on_ready)
+    os.write(pipe[1], b"never read")
+    loop.run()
+    loop.close()
+    (turn,) = done_at
+    assert 10 < turn <= 10 + MOST_BUSY_TURNS
+
+
+def test_timers_are_on_time_while_answers_come_quickly(echo: Echo) -> None:
+    fired: list[float] = []
+    loop = echo.loop
+    due = loop.call(lambda: loop.call_later(0.05, lambda: fired.append(loop.now())).when)
+    deadline = time.monotonic() + 5
+    while not fired and time.monotonic() < deadline:
+        echo.ask()
+    assert 0 <= fired[0] - due < 1
+
+
+def test_a_timer_wakes_a_loop_that_has_nothing_else(asked: Echo) -> None:
+    loop = asked.loop
+
+    def on_byte(data: bytes) -> None:
+        loop.call_later(0.03, lambda: asked.say(b"!"))
+
+    asked.on_byte = on_byte
+    begin = time.monotonic()
+    assert asked.ask() == b"!"
+    assert time.monotonic() - begin >= 0.03
+
+
+def test_a_loop_that_answered_quickly_costs_nothing_when_idle(echo: Echo) -> None:
+    for _ in range(500):
+        echo.ask()
+    time.sleep(0.02)
+    before = echo.cpu_time()
+    time.sleep(0.3)
+    assert echo.cpu_time() - before < 0.01
+
+
+def test_a_loop_that_is_asked_now_and_then_sleeps_meanwhile(echo: Echo) -> None:
+    for _ in range(500):
+        echo.ask()
+    before = echo.cpu_time()
+    for _ in range(30):
+        time.sleep(0.01)
+        echo.ask()
+    assert echo.cpu_time() - before < 0.06
+
+
+def test_a_loop_that_looks_for_more_can_be_stopped(echo: Echo) -> None:
+    for _ in range(500):
+        echo.ask()
+    echo.loop.stop()
+    echo.thread.join(5)
+    assert not echo.thread.is_alive()

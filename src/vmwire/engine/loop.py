@@ -197,6 +197,8 @@ class Loop:
                     return ready
         if self._put_off:
             self.idle()
+            if self._put_off or self._deferred:  # more came of it
+                return poll(0, MAX_EVENTS)
         return self._sleep()
 
     def _sleep(self) -> list[tuple[int, int]]:
