@@ -236,10 +236,10 @@ def test_a_netdev_of_another_program_is_not_touched() -> None:
 
 
 def test_explain_says_why_nothing_is_taken() -> None:
-    result = run("--explain", "echo", "-netdev", "user,id=u", "-device", "e1000,netdev=u")
+    result = run("--explain", "echo", "-netdev", "user,id=u", "-device", "rtl8139,netdev=u")
     assert result.returncode == 0
-    assert "-netdev u: stays with QEMU: the card is e1000" in result.stdout
-    assert result.stdout.endswith("echo -netdev user,id=u -device e1000,netdev=u\n")
+    assert "-netdev u: stays with QEMU: the card is rtl8139" in result.stdout
+    assert result.stdout.endswith("echo -netdev user,id=u -device rtl8139,netdev=u\n")
 
 
 def test_off_is_off() -> None:
@@ -256,6 +256,6 @@ def test_a_netdev_to_keep_must_be_there() -> None:
 
 def test_reasons_go_to_a_log_that_was_asked_for(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    result = run(f"--log={log}", "echo", "-netdev", "user,id=u", "-device", "e1000,netdev=u")
+    result = run(f"--log={log}", "echo", "-netdev", "user,id=u", "-device", "rtl8139,netdev=u")
     assert result.stderr == ""
-    assert "-netdev u: stays with QEMU: the card is e1000" in log.read_text()
+    assert "-netdev u: stays with QEMU: the card is rtl8139" in log.read_text()

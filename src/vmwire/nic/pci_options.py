@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from vmwire.errors import ConfigError
 from vmwire.options.table import option, record, table_of
@@ -87,6 +87,9 @@ class PciNicOptions(SlotOptions):
     ('e1000', {'addr': '5', 'bootindex': 1})
     """
 
+    ROM_FILE: ClassVar[str]
+    """The expansion ROM that QEMU gives to such a card."""
+
     id: str | None = option(IDENTIFIER, hidden=True)
     netdev: str | None = option(STRING, help="id of the netdev that the card is joined to")
     mac: bytes | None = option(_MAC, help="address of the card, like 52:54:00:12:34:56")
@@ -111,6 +114,8 @@ class PciNicOptions(SlotOptions):
 @dataclass(slots=True, kw_only=True)
 class E1000FamilyOptions(PciNicOptions):
     """What QEMU's three cards of the family have."""
+
+    ROM_FILE: ClassVar[str] = "efi-e1000.rom"
 
     autonegotiation: bool = option(
         BOOL, default=True, help="on/off, whether the link takes its time to come up"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from vmwire.cli.wrap.decide import Wishes
 from vmwire.cli.wrap.plan import Composition, Decision, Host, compose, decision
-from vmwire.cli.wrap.probe import Abilities
+from vmwire.cli.wrap.probe import Abilities, ProbeError
 from vmwire.cli.wrap.program import Program
 
 MIB = 1 << 20
@@ -44,7 +44,10 @@ def qemu_11_1() -> Abilities:
         target="x86_64",
         default_machine="pc-i440fx-11.1",
         machines={"pc": "pc.ram", "pc-i440fx-11.1": "pc.ram", "q35": "pc.ram"},
-    )
+        vfio_user=True,
+        pci_drivers=["e1000", "e1000-82544gc", "e1000-82545em", "rtl8139", "virtio-blk-pci",
+                     "virtio-net-pci", "virtio-rng-pci"],
+    )  # fmt: skip
 
 
 @dataclass
@@ -70,6 +73,23 @@ class FakeHost(Host):
     def default_ram_size(self, found: Program, known: Abilities, machine: str) -> int:
         self.asked.append(f"RAM of {machine}")
         return 128 * MIB
+
+    def places(
+        self, found: Program, known: Abilities, words: list[str], ids: list[str]
+    ) -> dict[str, int]:
+        """A machine whose first free slot is 3; the order of the words is that of the cards."""
+        self.asked.append("places")
+        pieces = [dict(item.partition("=")[::2] for item in word.split(",")) for word in words[1::2]
+                  if "id=" in word]  # fmt: skip
+        taken: dict[int, str] = {}
+        for piece in pieces:
+            slot, _, function = piece.get("addr", "").partition(".")
+            free = next(number for number in range(24, 256, 8) if number not in taken)
+            number = int(slot, 16) * 8 + int(function or "0", 16) if slot else free
+            if number in taken:
+                raise ProbeError("it gave no answer to qom-get")
+            taken[number] = piece["id"]
+        return {id: number for number, id in taken.items()}
 
     def kvm_usable(self) -> bool:
         return self.kvm

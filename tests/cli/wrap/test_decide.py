@@ -49,7 +49,7 @@ def test_taken(line: str) -> None:
 
 
 STAYS = {
-    "e1000": (f"{NET} -device e1000,netdev=u", "the card is e1000"),
+    "e1000": (f"{NET} -device rtl8139,netdev=u", "the card is rtl8139"),
     "usb-net": (f"{NET} -device usb-net,netdev=u", "the card is usb-net"),
     "on another transport": (f"{NET} -device virtio-net-ccw,netdev=u", "virtio-net-ccw"),
     "no card": (NET, "no card"),
@@ -63,7 +63,7 @@ STAYS = {
     ),
     "the old nic": (f"{NET} -net nic,netdev=u,model=virtio", "-net nic"),
     "default nic": ("-nic user", "default model"),
-    "nic e1000": ("-nic user,model=e1000", "the card is e1000"),
+    "nic rtl8139": ("-nic user,model=rtl8139", "the card is rtl8139"),
     "packed": (f"{NET} {CARD},packed=on", "packed=on"),
     "packed as a flag": (f"{NET} {CARD},packed", "packed=on"),
     "iommu": (f"{NET} {CARD},iommu_platform=true", "iommu_platform=true"),
@@ -123,7 +123,7 @@ def test_json_that_qemu_refuses_is_left_to_qemu() -> None:
 
 
 def test_each_netdev_is_judged_for_itself() -> None:
-    line = f"{PLAIN} -netdev user,id=v -device e1000,netdev=v -nic user,model=virtio"
+    line = f"{PLAIN} -netdev user,id=v -device rtl8139,netdev=v -nic user,model=virtio"
     first, second, third = reasons(line)
     assert (first, third) == (None, None) and second is not None
 
@@ -153,7 +153,7 @@ def test_a_nic_without_id_can_be_kept_by_the_id_that_it_gets() -> None:
 
 def test_qemu_is_not_asked_where_nothing_is_left_to_take() -> None:
     host = FakeHost()
-    decide(f"{NET} -device e1000,netdev=u", host)
+    decide(f"{NET} -device rtl8139,netdev=u", host)
     assert host.asked == []
 
 

@@ -50,6 +50,8 @@ ANSWERS: dict[str, Any] = {
     },
     "query-target": {"return": {"arch": "x86_64"}},
     "qom-list-types": {"return": [{"name": "memory-backend-memfd"}]},
+    "device-list-properties": {"return": [{"name": "addr"}, {"name": "socket"}]},
+    "qom-get": {"return": 24},
     "netdev_add": {"error": {"class": "GenericError", "desc": "no chardev 'vmwire-absent'"}},
     "query-memory-size-summary": {"return": {"base-memory": 1 << 27}},
 }
@@ -93,6 +95,9 @@ def test_answers_become_abilities(qemu: Qemu) -> None:
         "x86_64",
         "pc-1",
     )
+    assert found.vfio_user and found.pci_drivers == [
+        "memory-backend-memfd"
+    ]  # as the stand-in has it
     assert found.machines == {"pc": "pc.ram", "pc-1": "pc.ram", "xenfv": ""}
 
 
@@ -188,3 +193,40 @@ def test_a_program_that_hangs_is_given_up(qemu: Qemu, monkeypatch: pytest.Monkey
     monkeypatch.setattr(probe, "PATIENCE_S", 0.3)
     with pytest.raises(ProbeError, match="timed out"):
         probe.abilities(qemu.program)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"error": {"class": "DeviceNotFound", "desc": "Device 'vfio-user-pci' not found"}},
+        {"return": [{"name": "host"}]},
+    ],
+)
+def test_a_qemu_without_vfio_user(qemu: Qemu, answer: dict[str, Any]) -> None:
+    qemu.answer(device_list_properties=answer)
+    assert not probe.abilities(qemu.program).vfio_user
+
+
+def test_where_cards_are_is_asked_once_for_each_machine(qemu: Qemu) -> None:
+    known = probe.abilities(qemu.program)
+    words = ["-machine", "pc", "-device", "pci-testdev,id=a"]
+    assert probe.places(qemu.program, known, words, ["a"]) == {"a": 24}
+    again = probe.abilities(qemu.program)
+    assert probe.places(qemu.program, again, words, ["a"]) == {"a": 24}
+    assert sum("pci-testdev" in run for run in qemu.runs) == 1
+    probe.places(qemu.program, again, [*words, "-nodefaults"], ["a"])
+    assert len(qemu.runs) == 3
+
+
+def test_only_so_many_machines_are_remembered(qemu: Qemu) -> None:
+    known = probe.abilities(qemu.program)
+    known.places = {str(number): {} for number in range(probe.PLACES_KEPT)}
+    probe.places(qemu.program, known, ["new"], ["a"])
+    assert len(known.places) == probe.PLACES_KEPT and "0" not in known.places
+
+
+def test_a_place_that_is_no_number_is_an_error(qemu: Qemu) -> None:
+    known = probe.abilities(qemu.program)
+    qemu.answer(qom_get={"error": {"desc": "no such path"}})
+    with pytest.raises(ProbeError):
+        probe.places(qemu.program, known, ["-machine", "pc"], ["a"])

@@ -80,7 +80,7 @@ TAKEN = {
 
 # Lines of which some netdev stays, beside one that is taken.
 PARTLY = {
-    "a card of another kind": f"-m 96 {PLAIN} -netdev user,id=v -device e1000,netdev=v",
+    "a card of another kind": f"-m 96 {PLAIN} -netdev user,id=v -device rtl8139,netdev=v",
     "an unused netdev": f"-m 96 {PLAIN} -netdev user,id=v",
     "a hub": f"-m 96 {PLAIN} -netdev user,id=v -netdev hubport,hubid=0,id=h,netdev=v",
     "a filter": f"-m 96 {PLAIN} -netdev user,id=v -device virtio-net-pci,netdev=v "

@@ -49,11 +49,11 @@ def test_json_cards_get_their_vectors_in_json() -> None:
 
 def test_what_stays_is_not_touched() -> None:
     line = (
-        "-m 1G -netdev user,id=e,net=10.9.0.0/24 -device e1000,netdev=e "
+        "-m 1G -netdev user,id=e,net=10.9.0.0/24 -device rtl8139,netdev=e "
         "-netdev user,id=u -device virtio-net-pci,netdev=u"
     )
     assert rewritten(line).startswith(
-        f"-m 1G -netdev user,id=e,net=10.9.0.0/24 -device e1000,netdev=e {RAM} -chardev"
+        f"-m 1G -netdev user,id=e,net=10.9.0.0/24 -device rtl8139,netdev=e {RAM} -chardev"
     )
 
 

@@ -1,42 +1,76 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the card at a netdev can be served: it must be virtio-net, with nothing that a vhost-user
-back end without that feature would silently take away.
+"""Which cards can be served, and in which way: the two kinds of `Attach`.
 
-QEMU offers a guest only what the back end offers too. For most features that changes speed and
-nothing else. Those in `MUST_BE_OFF` change what the guest relies on: with ``iommu_platform`` QEMU
-refuses to start, the others vanish without a word (watched on 7.2 and 11.1), so a user who asked
-for one keeps QEMU's network. A property in neither table is one that vmwire hasn't met: the same.
+``vhost-user``: virtio-net. QEMU keeps the card, and what it moves is served. QEMU offers a guest
+only what the back end offers too. For most features that changes speed and nothing else. Those in
+`MUST_BE_OFF` change what the guest relies on: with ``iommu_platform`` QEMU refuses to start, the
+others vanish without a word (watched on 7.2 and 11.1), so a user who asked for one keeps QEMU's
+network. A property in neither table is one that vmwire hasn't met: the same.
+
+``vfio-user``: PCI cards register by register. QEMU's part is a ``vfio-user-pci`` in the same slot;
+all properties of the card are served, or say why not (`vmwire.nic.pci_options` judges), so what
+``-global`` and ``-set`` say of the card is translated.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from vmwire.cli.wrap.cmdline import names
-from vmwire.cli.wrap.survey import Entry
 from vmwire.cli.wrap.values import OFF, Values, text
 
-DRIVERS = frozenset(
-    (
-        "virtio-net",
-        "virtio-net-pci",
-        "virtio-net-pci-transitional",
-        "virtio-net-pci-non-transitional",
-        "virtio-net-device",
-    )
-)
-SERVED_AS = "virtio-net-pci"
 WITHOUT_MSIX = "virtio-net-device"  # on virtio-mmio: it has one interrupt and no `vectors`
 
-# Models of ``-nic`` that mean a virtio-net card on every machine that has one.
-NIC_MODELS = {
-    "virtio": "virtio-net-pci",
-    "virtio-net-pci": "virtio-net-pci",
-    "virtio-net-pci-transitional": "virtio-net-pci-transitional",
-    "virtio-net-pci-non-transitional": "virtio-net-pci-non-transitional",
-}
 
-# What a ``-global`` may set for these cards: the driver, or a type that it is made from.
-FAMILY = ("virtio-net", "virtio-pci", "virtio-device", "pci-device", "virtio-bus")
+@dataclass(slots=True, frozen=True)
+class Attach:
+    """One way to serve cards."""
+
+    name: str
+    drivers: Mapping[str, str]
+    """Each name of a card, and the type of `vmwire.registry` that serves it."""
+    models: Mapping[str, str]
+    """Models of ``-nic``, and the card that they mean on every machine that has it."""
+    parents: tuple[str, ...]
+    """What a ``-global`` may name for these cards: types that they are made from."""
+    replaces_card: bool
+    """Whether another device stands for the card in QEMU, and the netdev goes."""
+
+
+_VIRTIO_PCI = names(
+    "virtio-net virtio-net-pci virtio-net-pci-transitional virtio-net-pci-non-transitional"
+)
+_VIRTIO = _VIRTIO_PCI | {"virtio-net-device"}
+_E1000 = {name: name for name in ("e1000", "e1000-82544gc", "e1000-82545em")}
+
+VHOST_USER = Attach(
+    name="vhost-user",
+    drivers=dict.fromkeys(_VIRTIO, "virtio-net-pci"),
+    models={**{name: name for name in _VIRTIO_PCI - {"virtio-net"}}, "virtio": "virtio-net-pci"},
+    parents=("virtio-net", "virtio-pci", "virtio-device", "pci-device", "virtio-bus"),
+    replaces_card=False,
+)
+VFIO_USER = Attach(
+    name="vfio-user",
+    drivers={**_E1000, "e1000-82540em": "e1000"},
+    models=_E1000,
+    parents=("e1000-base", "pci-device"),
+    replaces_card=True,
+)
+KINDS = (VHOST_USER, VFIO_USER)
+
+
+def attach_of(driver: str) -> Attach | None:
+    """How a card is served; None if it isn't."""
+    return next((kind for kind in KINDS if driver in kind.drivers), None)
+
+
+def attach_of_model(model: str) -> Attach | None:
+    """How the card of a ``-nic`` is served; None if it isn't."""
+    return next((kind for kind in KINDS if model in kind.models), None)
+
 
 ANY_VALUE = names("""
     acpi-index addr aer any_layout bootindex bus busnr csum ctrl_guest_offloads ctrl_mac_addr
@@ -69,14 +103,8 @@ def unserved_property(name: str, value: str) -> str | None:
     return f"the card's property '{name}' is not known to vmwire"
 
 
-def unserved(card: Entry) -> str | None:
-    """Why a ``-device`` stays with QEMU."""
-    if card.type not in DRIVERS:
-        return f"the card is {card.type or 'unnamed'}, only virtio-net cards are served"
-    return unserved_values(card.values)
-
-
 def unserved_values(properties: Values) -> str | None:
+    """Why a virtio-net card with these properties stays with QEMU."""
     reasons = (unserved_property(name, text(properties, name) or "") for name in properties)
     return next((reason for reason in reasons if reason), None)
 

@@ -8,23 +8,25 @@ netdev is *taken* only if everything that refers to it is understood and served;
 
 1. the whole line: does anything in it fix the card's or the RAM's shape from outside (a saved
    state to load, a config file), or end QEMU before it runs?
-2. each netdev: its own options, exactly one card that is virtio-net, nothing else that names it;
+2. each netdev: its own options, exactly one card that is served, nothing else that names it;
 3. QEMU and the RAM (`probe`, `memory`): asked only if something is left to take.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from vmwire.cli.wrap import cards
+from vmwire.cli.wrap import cards, settings
+from vmwire.cli.wrap.cards import Attach
 from vmwire.cli.wrap.cmdline import QUESTIONS
 from vmwire.cli.wrap.survey import Entry, Survey
-from vmwire.cli.wrap.values import text
+from vmwire.cli.wrap.values import Values, text
 
-# Targets whose virtio-net vmwire's back end serves: little-endian ones (a legacy virtio card has
-# its guest's byte order, and vhost-user can't say which that is).
+# Targets whose cards are served: little-endian ones (a legacy virtio card has its guest's byte
+# order, and vhost-user can't say which that is).
 TARGETS = frozenset(("x86_64", "i386", "aarch64", "arm", "riscv64", "riscv32", "loongarch64"))
 
 NO_NETWORK_OF_OURS = frozenset(("none", "xenpv", "xenfv", "x-remote"))
@@ -34,7 +36,15 @@ IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9\-._]*")
 # Of ``-nic``, what goes to the card; the rest is the netdev's.
 NIC_KEYS = ("model", "mac")
 
-Served = Callable[[Entry], str | None]
+
+class Judge(Protocol):
+    """What vmwire's own option tables say; each answer is why something stays with QEMU."""
+
+    def unserved(self, entry: Entry) -> str | None:
+        """The options of a netdev."""
+
+    def unserved_card(self, driver: str, properties: Values) -> str | None:
+        """The properties of a card that is replaced."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -55,6 +65,9 @@ class Verdict:
     id: str
     """The netdev's id; one made up here for a ``-nic`` without."""
     driver: str = ""
+    attach: Attach | None = None
+    properties: Values = field(default_factory=dict)
+    """A replaced card's properties, with what ``-global`` and ``-set`` say of it."""
     card: Entry | None = None
     """The ``-device``; None for ``-nic``, which is both."""
     reason: str | None = None
@@ -66,6 +79,11 @@ class Verdict:
     @property
     def is_nic(self) -> bool:
         return self.entry.option.name == "nic"
+
+    @property
+    def replaced(self) -> bool:
+        """Whether it is taken, and another device stands for the card in QEMU."""
+        return self.taken and self.attach is not None and self.attach.replaces_card
 
 
 def candidates(survey: Survey) -> list[Verdict]:
@@ -84,17 +102,18 @@ def candidates(survey: Survey) -> list[Verdict]:
     return found
 
 
-def judge(survey: Survey, verdicts: list[Verdict], wishes: Wishes, served: Served) -> None:
+def judge(survey: Survey, verdicts: list[Verdict], wishes: Wishes, judge: Judge) -> None:
     """Questions 1 and 2: give a reason to each verdict that has one."""
     whole = next(_reasons_of_the_line(survey, wishes), None)
     for verdict in verdicts:
-        verdict.reason = whole or next(_reasons_of_one(survey, verdict, wishes, served), None)
+        verdict.reason = whole or next(_reasons_of_one(survey, verdict, wishes, judge), None)
 
 
-def stay(verdicts: list[Verdict], reason: str) -> None:
-    """Nothing can be taken, for a reason that has nothing to do with a single netdev."""
+def stay(verdicts: list[Verdict], reason: str, attach: Attach | None = None) -> None:
+    """Nothing can be taken (with cards of that kind), for a reason that isn't a single netdev's."""
     for verdict in verdicts:
-        verdict.reason = verdict.reason or reason
+        if attach is None or verdict.attach is attach:
+            verdict.reason = verdict.reason or reason
 
 
 # --- 1: the whole line ------------------------------------------------------------------------
@@ -145,7 +164,7 @@ _STATES = {
 
 
 def _reasons_of_one(
-    survey: Survey, verdict: Verdict, wishes: Wishes, served: Served
+    survey: Survey, verdict: Verdict, wishes: Wishes, judge: Judge
 ) -> Iterator[str]:
     if verdict.id in wishes.keep:
         yield "--keep"
@@ -155,19 +174,27 @@ def _reasons_of_one(
         yield "it has no usable id"
     if sum(entry.id == verdict.id for entry in survey.named("netdev", "nic")) > 1:
         yield "its id is given twice"
-    if reason := served(verdict.entry):
+    if reason := judge.unserved(verdict.entry):
         yield reason
     yield from (_nic_reasons(verdict) if verdict.is_nic else _card_reasons(survey, verdict))
+    if verdict.attach is None:
+        return
+    if verdict.attach.replaces_card:
+        yield from _replaced_reasons(survey, verdict, judge)
+    else:
+        yield from _kept_reasons(survey, verdict)
     yield from _setting_reasons(survey, verdict)
 
 
 def _nic_reasons(verdict: Verdict) -> Iterator[str]:
     model = verdict.entry.get("model")
-    verdict.driver = cards.NIC_MODELS.get(model or "", "")
+    verdict.attach = cards.attach_of_model(model or "")
     if model is None:
         yield "its card is the machine's default model (model=virtio makes it one that is served)"
-    elif not verdict.driver:
-        yield f"the card is {model}, only virtio-net cards are served"
+    elif verdict.attach is None:
+        yield _not_served(model)
+    else:
+        verdict.driver = verdict.attach.models[model]
 
 
 def _card_reasons(survey: Survey, verdict: Verdict) -> Iterator[str]:
@@ -186,33 +213,51 @@ def _card_reasons(survey: Survey, verdict: Verdict) -> Iterator[str]:
     else:
         verdict.card = users[0]
         verdict.driver = users[0].type
-        if reason := cards.unserved(users[0]):
-            yield reason
+        verdict.attach = cards.attach_of(verdict.driver)
+        if verdict.attach is None:
+            yield _not_served(verdict.driver)
+
+
+def _not_served(card: str) -> str:
+    return f"the card is {card or 'unnamed'}, only virtio-net and e1000 cards are served"
+
+
+def _kept_reasons(survey: Survey, verdict: Verdict) -> Iterator[str]:
+    """QEMU keeps the card: nothing may be asked of it that the back end hasn't got."""
+    assert verdict.attach is not None
+    if verdict.card and (reason := cards.unserved_values(verdict.card.values)):
+        yield reason
+    for driver, name, value in settings.globals_of(survey):
+        if driver.startswith(verdict.attach.parents) and (
+            reason := cards.unserved_property(name, value)
+        ):
+            yield f"-global {driver}.{name}: {reason}"
+    for option in settings.sets_of(survey, verdict.card):
+        yield f"{option} changes its card"
+
+
+def _replaced_reasons(survey: Survey, verdict: Verdict, judge: Judge) -> Iterator[str]:
+    """The card goes: all that is said of it must be known, and within reach."""
+    assert verdict.attach is not None
+    for name in _STATES:
+        if survey.line.has(name):
+            yield f"-{name} is given: there is no saved state of a card behind vfio-user"
+    if verdict.card and verdict.card.option.fixed:
+        yield "its card is set by the program itself"
+    if any(option.fixed for option in settings.sets_of(survey, verdict.card)):
+        yield "its card is changed by the program itself"
+    types = (verdict.attach.drivers[verdict.driver], *verdict.attach.parents)
+    verdict.properties = settings.effective(survey, verdict.card or verdict.entry, types)
+    if reason := judge.unserved_card(verdict.driver, verdict.properties):
+        yield reason
 
 
 def _setting_reasons(survey: Survey, verdict: Verdict) -> Iterator[str]:
-    """``-global`` and ``-set`` reach cards and netdevs by other ways."""
-    for driver, name, value in globals_of(survey):
-        if driver.startswith(cards.FAMILY) and (reason := cards.unserved_property(name, value)):
-            yield f"-global {driver}.{name}: {reason}"
-    card_id = verdict.card.id if verdict.card else None
+    """``-set`` reaches netdevs and the machine."""
     for _, option in survey.line.named("set"):
         group, _, rest = option.argument.partition(".")
         identifier = rest.partition(".")[0]
         if group == "netdev" and identifier == verdict.id:
             yield f"{option} changes it"
-        if group == "device" and identifier == card_id:
-            yield f"{option} changes its card"
         if group in ("object", "machine", "memory", "numa"):
             yield f"{option} changes the machine"
-
-
-def globals_of(survey: Survey) -> Iterator[tuple[str, str, str]]:
-    """Driver, property and value of each ``-global``, in either spelling."""
-    for entry in survey.named("global"):
-        if driver := entry.get("driver"):
-            yield driver, entry.get("property") or "", entry.get("value") or ""
-            continue
-        driver, _, rest = entry.option.argument.partition(".")
-        name, _, value = rest.partition("=")
-        yield driver, name, value

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 
 from vmwire.cli.wrap.decide import Verdict
-from vmwire.cli.wrap.plan import Composition, Decision
+from vmwire.cli.wrap.plan import NO_VFIO_USER, Composition, Decision
 from vmwire.cli.wrap.values import text
 
 
@@ -24,9 +24,15 @@ def explanation(decided: Decision, composed: Composition | None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def summary(decided: Decision) -> list[str]:
-    """One line a netdev, for the log."""
-    return [f"{_name(verdict)}: {_outcome(verdict)}" for verdict in decided.verdicts]
+def summary(decided: Decision) -> list[tuple[str, str]]:
+    """Level and one line a netdev, for the log; what a newer QEMU would have is a warning."""
+    return [
+        (
+            "warning" if verdict.reason == NO_VFIO_USER else "info",
+            f"{_name(verdict)}: {_outcome(verdict)}",
+        )
+        for verdict in decided.verdicts
+    ]
 
 
 def _verdict_lines(decided: Decision) -> Iterator[str]:
@@ -44,7 +50,8 @@ def _name(verdict: Verdict) -> str:
 
 def _outcome(verdict: Verdict) -> str:
     if verdict.taken:
-        return f"taken, {verdict.driver} is served over vhost-user"
+        assert verdict.attach is not None
+        return f"taken, {verdict.driver} is served over {verdict.attach.name}"
     return f"stays with QEMU: {verdict.reason}"
 
 
@@ -54,6 +61,11 @@ def _bullets(lines: Iterator[str]) -> Iterator[str]:
 
 def changes(decided: Decision) -> Iterator[str]:
     """What else is different for QEMU."""
+    for verdict in decided.taken:
+        if verdict.replaced:
+            yield f"a vfio-user-pci in the same slot stands for {verdict.driver} of {verdict.id}"
+    if any(verdict.replaced for verdict in decided.taken):
+        yield "other cards are told the slot and MAC address that they would have had, if need be"
     yield "the guest's RAM is shared memory (KSM doesn't merge it)"
     if decided.sharing.edits:
         yield "memory options are changed in place for that"
@@ -68,10 +80,15 @@ def losses(decided: Decision) -> Iterator[str]:
     """What worked with QEMU's own network and doesn't with vmwire's."""
     survey = decided.survey
     assert survey is not None
-    yield (
-        "savevm and migration work, but a state saved with vmwire's network loads only where the "
-        "network is vmwire's again: with -loadvm or -incoming, say so by vmwire --resume"
-    )
+    if any(not verdict.replaced for verdict in decided.taken):
+        yield (
+            "savevm and migration work, but a state saved with vmwire's network loads only where "
+            "the network is vmwire's again: with -loadvm or -incoming, say so by vmwire --resume"
+        )
+    if any(verdict.replaced for verdict in decided.taken):
+        yield "savevm and migration: QEMU refuses them while it has a card behind vfio-user"
+        yield "QEMU ends when the network's keeper does, since nobody else holds the card's state"
+        yield "QEMU's monitor: set_link, info network and rx-filter don't know the replaced cards"
     yield "QEMU's monitor: info usernet, hostfwd_add and hostfwd_remove don't reach these netdevs"
     yield "IPv6: guests get none from these netdevs yet"
     if text(survey.ram, "maxmem"):

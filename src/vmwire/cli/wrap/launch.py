@@ -154,7 +154,7 @@ class _Names:
 def _log_summary(decided: Decision, path: str) -> None:
     fd = logfile.open_log(path)
     try:
-        for line in summary(decided):
-            logfile.write_line(fd, "info", "vmwire", line)
+        for level, line in summary(decided):
+            logfile.write_line(fd, level, "vmwire", line)
     finally:
         os.close(fd)

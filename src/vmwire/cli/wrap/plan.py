@@ -14,18 +14,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmwire.cli.wrap import cmdline, decide, memory, probe, program, rewrite
+from vmwire.cli.wrap import cards, cmdline, decide, macs, memory, places, probe, program, rewrite
 from vmwire.cli.wrap.cmdline import CommandLine
 from vmwire.cli.wrap.decide import Verdict, Wishes
+from vmwire.cli.wrap.edits import Edits
 from vmwire.cli.wrap.memory import CantShareError, RamFacts, Sharing
 from vmwire.cli.wrap.probe import Abilities, ProbeError
 from vmwire.cli.wrap.program import Program
 from vmwire.cli.wrap.rewrite import Socket
 from vmwire.cli.wrap.survey import Entry, Survey
-from vmwire.cli.wrap.values import OFF, text
+from vmwire.cli.wrap.values import OFF, Values, text
 from vmwire.errors import ConfigError
 
 USER_CONFIGS = ("/etc/qemu/qemu.conf", "/usr/local/etc/qemu/qemu.conf")
+NO_VFIO_USER = "this QEMU has no vfio-user-pci (there since 10.1), which its card needs"
 _SECTION = re.compile(
     r"^\s*\[(chardev|device|global|machine|memory|netdev|net|nic|numa|object)\b", re.M
 )
@@ -47,6 +49,16 @@ class Host:
         from vmwire.cli.wrap import served
 
         return served.unserved(entry)
+
+    def places(
+        self, found: Program, known: Abilities, words: list[str], ids: list[str]
+    ) -> dict[str, int]:
+        return probe.places(found, known, words, ids)
+
+    def unserved_card(self, driver: str, properties: Values) -> str | None:
+        from vmwire.cli.wrap import served
+
+        return served.unserved_card(driver, properties)
 
     def kvm_usable(self) -> bool:
         return os.access("/dev/kvm", os.R_OK | os.W_OK)
@@ -80,6 +92,8 @@ class Decision:
     reconnect: str = ""
     sharing: Sharing = field(default_factory=Sharing)
     without_msix: dict[int, list[str]] = field(default_factory=dict)
+    pins: dict[int, str] = field(default_factory=dict)
+    """Slots, by option index, of cards that would get another one."""
     fault: str | None = None
 
     @property
@@ -124,7 +138,7 @@ def _judged(command: Sequence[str], line: CommandLine, wishes: Wishes, host: Hos
     except ConfigError as error:
         return Decision(list(command), None, fault=str(error))
     decided = Decision(list(command), survey, decide.candidates(survey))
-    decide.judge(survey, decided.verdicts, wishes, host.unserved)
+    decide.judge(survey, decided.verdicts, wishes, host)
     if decided.taken and not line.has("no-user-config") and _SECTION.search(host.user_config()):
         decide.stay(decided.verdicts, "QEMU's own configuration file describes the machine")
     return decided
@@ -136,11 +150,15 @@ def _ask_qemu(decided: Decision, found: Program, host: Host) -> None:
     assert survey is not None
     known = host.abilities(found)
     if not known.vhost_user:
-        return decide.stay(verdicts, "this QEMU has no vhost-user")
+        decide.stay(verdicts, "this QEMU has no vhost-user", cards.VHOST_USER)
+    if not known.vfio_user:
+        decide.stay(verdicts, NO_VFIO_USER, cards.VFIO_USER)
     if known.target not in decide.TARGETS:
         return decide.stay(verdicts, f"the target '{known.target}' is not served")
     if not known.msix_without_kvm and not _has_kernel_interrupts(decided.command[0], survey, host):
         decided.without_msix = rewrite.without_msix(survey, verdicts)
+    if any(verdict.replaced for verdict in verdicts):
+        _find_places(decided, found, known, host)
     if not decided.taken:
         return None
     machine = text(survey.machine, "type") or known.default_machine
@@ -173,20 +191,79 @@ def _has_kernel_interrupts(word: str, survey: Survey, host: Host) -> bool:
     )
 
 
+def _find_places(decided: Decision, found: Program, known: Abilities, host: Host) -> None:
+    """Keep all cards where they are, although some are replaced; or replace none."""
+    survey = decided.survey
+    assert survey is not None
+    facts = places.Facts(
+        pci_drivers=known.pci_drivers,
+        machine=text(survey.machine, "type") or known.default_machine,
+        ask=lambda words, ids: host.places(found, known, words, ids),
+    )
+    replaced = [verdict for verdict in decided.verdicts if verdict.replaced]
+    try:
+        decided.pins = places.pins(
+            survey, {_made_by(verdict): verdict.properties for verdict in replaced}, facts
+        )
+    except places.UnclearError as error:
+        decide.stay(replaced, f"{error} (addr= on each card tells the slots)")
+    except ProbeError as error:
+        decide.stay(replaced, f"the cards' slots can't be known: {error}")
+    if fixed := rewrite.moves_a_fixed_address(survey, decided.verdicts):
+        decide.stay(replaced, fixed)
+
+
+def _made_by(verdict: Verdict) -> int:
+    """The option that makes the card."""
+    return (verdict.card or verdict.entry).index
+
+
 def compose(decided: Decision, socket_path: Callable[[str], str]) -> Composition:
     """The rewritten command; ``socket_path`` gives each taken card a place for its socket."""
     from vmwire.cli.wrap import served
 
     survey = decided.survey
     assert survey is not None
-    edits = {**decided.without_msix, **decided.sharing.edits}
+    edits = Edits(survey.line, {**decided.without_msix, **decided.sharing.edits})
+    addresses = macs.assigned(survey)
     config: dict[str, list[Any]] = {"netdevs": [], "devices": []}
     for verdict in decided.taken:
         path = socket_path(verdict.id)
-        socket = Socket(rewrite.chardev_id(survey, verdict), path)
-        edits[verdict.entry.index] = rewrite.replacement(verdict, socket, decided.reconnect)
-        netdev, device = served.configuration(verdict, path)
+        if verdict.replaced:
+            rewrite.stand_in(survey, verdict, _slot(decided, verdict), path, edits)
+        else:
+            socket = Socket(rewrite.chardev_id(survey, verdict), path)
+            words = rewrite.replacement(verdict, socket, decided.reconnect)
+            edits.replace(verdict.entry.index, words)
+        netdev, device = served.configuration(verdict, path, addresses.get(_made_by(verdict)))
         config["netdevs"].append(netdev)
         config["devices"].append(device)
-    words = rewrite.insert(survey.line, decided.sharing.words, edits)
-    return Composition([decided.command[0], *words], config)
+    _pin(decided, edits)
+    edits.put_first(decided.sharing.words)
+    return Composition([decided.command[0], *edits.words()], config)
+
+
+def _slot(decided: Decision, verdict: Verdict) -> dict[str, Any]:
+    from vmwire.cli.wrap import served
+
+    address = decided.pins.get(_made_by(verdict))
+    return served.slot(verdict) | ({} if address is None else {"addr": address})
+
+
+def _pin(decided: Decision, edits: Edits) -> None:
+    """What else QEMU must be told, since it makes fewer cards and in another order."""
+    survey = decided.survey
+    assert survey is not None
+    replaced = [verdict for verdict in decided.taken if verdict.replaced]
+    if not replaced:
+        return
+    own = {_made_by(verdict) for verdict in replaced}
+    disks = places.disks(survey)
+    for index, address in decided.pins.items():
+        if index in disks:
+            rewrite.place_disk(survey, index, disks[index], address, edits)
+        elif index not in own:
+            edits.add_property(index, "addr", address)
+    rewrite.pin_addresses(survey, own, edits)
+    if not survey.line.has("nodefaults"):
+        edits.put_before(min(verdict.entry.index for verdict in replaced), ["-nic", "none"])

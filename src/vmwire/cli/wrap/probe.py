@@ -17,11 +17,13 @@ What is asked, and why:
   with ``kernel-irqchip=off``). No schema member came with the repair, so the proof is a younger
   one: ``reconnect-ms``. A QEMU without it counts as unsafe; being wrong costs MSI-X under TCG,
   nothing else.
+* Does ``device-list-properties`` know ``vfio-user-pci``, and has it a ``socket``?
+* Which types are PCI cards?
 * Is there ``memory-backend-memfd``? Which machines take ``memory-backend=`` (those that name a
   default RAM region), which is the default machine, and what is the target?
 
 The RAM size of a machine without ``-m`` is in no answer: a second run with that machine, stopped,
-tells it; this too is kept.
+tells it; this too is kept. So is where cards without an address of their own are.
 """
 
 from __future__ import annotations
@@ -34,10 +36,11 @@ from typing import Any
 
 from vmwire.cli.wrap.program import Program
 
-GENERATION = 1
+GENERATION = 2
 """Raised when an answer's meaning changes: kept answers of another generation don't count."""
 
 PATIENCE_S = 10.0
+PLACES_KEPT = 32
 ABSENT = "vmwire-absent"
 
 
@@ -52,6 +55,10 @@ class Abilities:
     target: str
     default_machine: str
     machines: dict[str, str]
+    vfio_user: bool = False
+    pci_drivers: list[str] = field(default_factory=list)
+    places: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By the words that make a machine, where its cards are (see `places`)."""
     ram_sizes: dict[str, int] = field(default_factory=dict)
 
 
@@ -64,7 +71,7 @@ def abilities(program: Program) -> Abilities:
     kept = _load(program)
     if kept is not None:
         return kept
-    found = _judge(_ask(program, "none", _QUESTIONS))
+    found = _judge(_ask(program, _bare("none"), _QUESTIONS))
     _store(program, found)
     return found
 
@@ -72,8 +79,8 @@ def abilities(program: Program) -> Abilities:
 def default_ram_size(program: Program, known: Abilities, machine: str) -> int:
     """How much RAM the machine has where ``-m`` doesn't say."""
     if machine not in known.ram_sizes:
-        answers = _ask(program, machine, [("query-memory-size-summary", {})])
-        summary = answers["query-memory-size-summary"]
+        answers = _ask(program, _bare(machine), {"size": ("query-memory-size-summary", {})})
+        summary = answers["size"]
         if not isinstance(summary, dict) or "base-memory" not in summary:
             raise ProbeError("its default RAM size can't be asked")
         known.ram_sizes[machine] = int(summary["base-memory"])
@@ -81,28 +88,55 @@ def default_ram_size(program: Program, known: Abilities, machine: str) -> int:
     return known.ram_sizes[machine]
 
 
+def places(program: Program, known: Abilities, words: list[str], ids: list[str]) -> dict[str, int]:
+    """Where the cards of these ids are (8 * slot + function), on the machine of these words."""
+    key = "\0".join(words)
+    if key not in known.places:
+        questions: Questions = {
+            id: ("qom-get", {"path": f"/machine/peripheral/{id}", "property": "addr"}) for id in ids
+        }
+        answers = _ask(program, words, questions)
+        found = {id: answers[id] for id in ids}
+        if not all(isinstance(number, int) for number in found.values()):
+            raise ProbeError("where its cards are can't be asked")
+        kept = list(known.places.items())[1 - PLACES_KEPT :]
+        known.places = {**dict(kept), key: found}
+        _store(program, known)
+    return known.places[key]
+
+
 # --- asking -----------------------------------------------------------------------------------
 
-Question = tuple[str, dict[str, str]]
+Questions = dict[str, tuple[str, dict[str, str]]]
+"""Commands and their arguments, each under a name of our own."""
 
-_QUESTIONS: list[Question] = [
-    ("query-qmp-schema", {}),
-    ("query-machines", {}),
-    ("query-target", {}),
-    ("qom-list-types", {"implements": "memory-backend"}),
-    ("netdev_add", {"type": "vhost-user", "id": "vmwire-probe", "chardev": ABSENT}),
-]
+_QUESTIONS: Questions = {
+    "schema": ("query-qmp-schema", {}),
+    "machines": ("query-machines", {}),
+    "target": ("query-target", {}),
+    "memory": ("qom-list-types", {"implements": "memory-backend"}),
+    "pci": ("qom-list-types", {"implements": "pci-device"}),
+    "vfio-user": ("device-list-properties", {"typename": "vfio-user-pci"}),
+    "vhost-user": ("netdev_add", {"type": "vhost-user", "id": "vmwire-probe", "chardev": ABSENT}),
+}
 
 
-def _ask(program: Program, machine: str, questions: list[Question]) -> dict[str, Any]:
+def _bare(machine: str) -> list[str]:
+    return ["-machine", machine, "-nodefaults"]
+
+
+def _ask(program: Program, machine: list[str], questions: Questions) -> dict[str, Any]:
     """Run QEMU once and put the questions; an error is an answer too (its description)."""
     import subprocess  # rarely needed: most starts find the answers kept
 
     lines: list[dict[str, Any]] = [{"execute": "qmp_capabilities"}]
-    lines += [{"execute": name, "arguments": args, "id": name} for name, args in questions]
+    lines += [
+        {"execute": command, "arguments": arguments, "id": name}
+        for name, (command, arguments) in questions.items()
+    ]
     lines.append({"execute": "quit"})
     command = [*program.command, *_data_folders(program.fixed)]
-    command += ["-machine", machine, "-S", "-nodefaults", "-no-user-config"]
+    command += [*machine, "-S", "-no-user-config"]
     command += ["-display", "none", "-qmp", "stdio"]
     try:
         run = subprocess.run(
@@ -118,7 +152,7 @@ def _ask(program: Program, machine: str, questions: list[Question]) -> dict[str,
     except (OSError, subprocess.SubprocessError, UnicodeError) as error:
         raise ProbeError(f"it can't be asked what it can do ({error})") from error
     answers = _answers(run.stdout)
-    missing = [name for name, _ in questions if name not in answers]
+    missing = [command for name, (command, _) in questions.items() if name not in answers]
     if missing:
         raise ProbeError(f"it gave no answer to {missing[0]}")
     return answers
@@ -149,19 +183,26 @@ def _answers(text: str) -> dict[str, Any]:
 
 def _judge(answers: dict[str, Any]) -> Abilities:
     try:
-        reconnect = _reconnect(answers["query-qmp-schema"])
-        machines, default = _machines(answers["query-machines"])
+        reconnect = _reconnect(answers["schema"])
+        machines, default = _machines(answers["machines"])
         return Abilities(
-            vhost_user=ABSENT in str(answers["netdev_add"].get("desc", "")),
+            vhost_user=ABSENT in str(answers["vhost-user"].get("desc", "")),
             reconnect=reconnect,
             msix_without_kvm=reconnect == "reconnect-ms",
-            memfd=any(each["name"] == "memory-backend-memfd" for each in answers["qom-list-types"]),
-            target=str(answers["query-target"]["arch"]),
+            memfd=any(each["name"] == "memory-backend-memfd" for each in answers["memory"]),
+            vfio_user=_has_socket(answers["vfio-user"]),
+            pci_drivers=sorted(each["name"] for each in answers["pci"]),
+            target=str(answers["target"]["arch"]),
             default_machine=default,
             machines=machines,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ProbeError(f"its answers can't be understood ({error!r})") from error
+
+
+def _has_socket(properties: list[dict[str, Any]] | dict[str, Any]) -> bool:
+    """Whether a device's properties are those of a vfio-user client; an error is no list."""
+    return isinstance(properties, list) and any(each["name"] == "socket" for each in properties)
 
 
 def _reconnect(schema: list[dict[str, Any]]) -> str:

@@ -1,23 +1,32 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""The words that take a netdev's place: a socket chardev and a vhost-user netdev of the same id.
+"""The words that take the place of what is taken.
 
-They stand where the netdev stood and the card's own words stay, so order, slots and ids are as
-before. A ``-nic`` stays a ``-nic``, which keeps the slot that QEMU gives it.
+*vhost-user*: instead of the netdev stand a socket chardev and a vhost-user netdev of the same id;
+the card's own words stay, so order, slots and ids are as before. A ``-nic`` stays a ``-nic``, which
+keeps the slot that QEMU gives it. One exception (see `probe`): where QEMU's MSI-X path is unsafe,
+``vectors=0`` is added to the card. The card of a ``-nic`` never has MSI-X (so on 7.2 and 11.1,
+whatever ``-global`` says).
 
-One exception (see `probe`): where QEMU's MSI-X path is unsafe, ``vectors=0`` is added to the card.
-The card of a ``-nic`` never has MSI-X (so on 7.2 and 11.1, whatever ``-global`` says).
+*vfio-user*: the netdev goes, and a ``vfio-user-pci`` in JSON takes the card's place, with the
+properties of the slot (`vmwire.nic.pci_options`). What would shift by that, slots and addresses of
+other cards, is pinned (`places`, `macs`). Where the first netdev was stands ``-nic none``: without
+any network option QEMU would make a card of its own.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from vmwire.cli.wrap import cards, values
-from vmwire.cli.wrap.cmdline import CommandLine
-from vmwire.cli.wrap.decide import Verdict, globals_of
+from vmwire.cli.wrap import cards, macs, values
+from vmwire.cli.wrap.decide import Verdict
+from vmwire.cli.wrap.edits import Edits
+from vmwire.cli.wrap.settings import globals_of, indexed_sets_of
 from vmwire.cli.wrap.survey import Entry, Survey
-from vmwire.options.syntax import JsonOptions, escape
+from vmwire.options.syntax import JsonOptions, OptionList, escape
 
 RECONNECT = {"reconnect-ms": "reconnect-ms=100", "reconnect": "reconnect=1"}
 """The shortest time between two attempts that each spelling allows, within reason."""
@@ -64,7 +73,9 @@ def without_msix(survey: Survey, verdicts: list[Verdict]) -> dict[int, list[str]
     """Changed cards, so that no taken card has MSI-X; those that must keep it stay with QEMU."""
     edits: dict[int, list[str]] = {}
     for verdict in verdicts:
-        if not verdict.taken or verdict.card is None or verdict.driver == cards.WITHOUT_MSIX:
+        if verdict.attach is not cards.VHOST_USER or verdict.driver == cards.WITHOUT_MSIX:
+            continue
+        if not verdict.taken or verdict.card is None:
             continue
         verdict.reason = _vectors_reason(survey, verdict.card)
         if verdict.taken and values.text(verdict.card.values, "vectors") is None:
@@ -81,7 +92,7 @@ def _vectors_reason(survey: Survey, card: Entry) -> str | None:
     """Why ``vectors=0`` can't be had for a card; None if it can."""
     unsafe = "this QEMU crashes with vhost-user and MSI-X without KVM, and"
     for driver, name, value in globals_of(survey):
-        if name == "vectors" and value != "0" and driver.startswith(cards.FAMILY):
+        if name == "vectors" and value != "0" and driver.startswith(cards.VHOST_USER.parents):
             return f"{unsafe} -global {driver}.vectors={value} asks for MSI-X"
     if cards.wants_vectors(card.values):
         return f"{unsafe} its card asks for MSI-X with vectors="
@@ -90,9 +101,63 @@ def _vectors_reason(survey: Survey, card: Entry) -> str | None:
     return None
 
 
-def insert(line: CommandLine, words: list[str], edits: dict[int, list[str]]) -> list[str]:
-    """The whole line with ``words`` in front of the first option that changed."""
-    if words:
-        first = min(edits)
-        edits = {**edits, first: [*words, *edits[first]]}
-    return line.words(edits)
+def stand_in(
+    survey: Survey,
+    verdict: Verdict,
+    properties: Mapping[str, Any],
+    path: str,
+    edits: Edits,
+) -> None:
+    """Let a ``vfio-user-pci`` stand for the card; ``properties`` are its slot's.
+
+    It is put before every card in JSON, because QEMU makes those after all others.
+    """
+    own = verdict.card or verdict.entry
+    name = verdict.card.id if verdict.card else None
+    device: dict[str, Any] = {"driver": "vfio-user-pci"}
+    if name is not None:
+        device["id"] = name
+    device |= {**properties, "socket": {"type": "unix", "path": path}}
+    words = ["-device", json.dumps(device, separators=(",", ":"), ensure_ascii=False)]
+    edits.replace(verdict.entry.index, [])
+    for index, _ in indexed_sets_of(survey, verdict.card):
+        edits.replace(index, [])
+    in_json = [each.index for each in survey.named("device") if each.is_json]
+    if own.is_json or not in_json or in_json[0] > own.index:
+        edits.replace(own.index, words)
+    else:
+        edits.replace(own.index, [])
+        edits.put_before(in_json[0], words)
+
+
+def place_disk(survey: Survey, index: int, drive: str, address: str, edits: Edits) -> None:
+    """``-drive if=virtio`` in two parts, as QEMU itself takes it, of which one takes an address."""
+    option = survey.line.options[index]
+    options = option.options()
+    assert isinstance(options, OptionList)
+    options.set("if", "none")
+    if "id" not in options:
+        options.add("id", drive)
+    disk = f"virtio-blk,drive={escape(drive)},addr={address}"
+    edits.replace(index, [option.words[0], str(options), "-device", disk])
+
+
+def pin_addresses(survey: Survey, gone: Collection[int], edits: Edits) -> None:
+    """Give their MAC address to the cards that would get another, without those that are gone."""
+    for index, address in _moving(survey, gone).items():
+        name = survey.line.options[index].name
+        edits.add_property(index, "macaddr" if name == "net" else "mac", address)
+
+
+def moves_a_fixed_address(survey: Survey, verdicts: list[Verdict]) -> str | None:
+    """Why no card can be replaced: another's MAC address would change, and can't be written."""
+    gone = {(verdict.card or verdict.entry).index for verdict in verdicts if verdict.replaced}
+    options = (survey.line.options[index] for index in _moving(survey, gone))
+    fixed = next((option for option in options if option.fixed), None)
+    return f"the program itself sets {fixed}, whose MAC address would change" if fixed else None
+
+
+def _moving(survey: Survey, gone: Collection[int]) -> dict[int, str]:
+    """The cards that QEMU would number otherwise, with the address that they have."""
+    before, after = macs.assigned(survey), macs.assigned(survey, without=gone)
+    return {index: before[index] for index in after if after[index] != before[index]}

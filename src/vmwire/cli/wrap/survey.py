@@ -40,6 +40,10 @@ class Entry:
         several = values.every(self.values, "id")
         return several[0] if several else None
 
+    @property
+    def is_json(self) -> bool:
+        return self.option.argument.startswith("{")
+
     def get(self, key: str) -> str | None:
         return values.text(self.values, key)
 
