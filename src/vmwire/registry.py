@@ -50,9 +50,9 @@ NETDEVS: Mapping[str, str] = {
     "null": "vmwire.netdev.null:NullNetdev",
 }
 DEVICES: Mapping[str, str] = {
-    "e1000": "vmwire.attach.vfio_user:VfioUserNic",
-    "e1000-82544gc": "vmwire.attach.vfio_user:VfioUserNic",
-    "e1000-82545em": "vmwire.attach.vfio_user:VfioUserNic",
+    "e1000": "vmwire.attach.vfio_user.nic:VfioUserNic",
+    "e1000-82544gc": "vmwire.attach.vfio_user.nic:VfioUserNic",
+    "e1000-82545em": "vmwire.attach.vfio_user.nic:VfioUserNic",
     "virtio-net-pci": "vmwire.attach.vhost_user:VhostUserNic",
     "virtio-net-pci-non-transitional": "vmwire.attach.vhost_user:VhostUserNic",
     "virtio-net-pci-transitional": "vmwire.attach.vhost_user:VhostUserNic",

@@ -135,4 +135,4 @@ def record_of(name: str) -> type[PciNicOptions]:
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_the_registry_names_the_box_behind_vfio_user(name: str) -> None:
-    assert registry.DEVICES[name] == "vmwire.attach.vfio_user:VfioUserNic"
+    assert registry.DEVICES[name] == "vmwire.attach.vfio_user.nic:VfioUserNic"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from vmwire.attach.vfio_user.server import CardServer
 from vmwire.nic.e1000 import DESCRIPTIONS, factory
-from vmwire.nic.pci_options import E1000FamilyOptions, E1000Options
+from vmwire.nic.pci_options import E1000FamilyOptions, PciNicOptions
 
 
 class VfioUserNic(CardServer):
@@ -14,12 +14,13 @@ class VfioUserNic(CardServer):
 
     >>> from vmwire.engine.host import Host
     >>> from vmwire.engine.loop import Loop
+    >>> from vmwire.nic.pci_options import E1000Options
     >>> nic = VfioUserNic(E1000Options(id="n0", socket="/tmp/vmwire-example.sock"))
     >>> nic.open(Host(Loop()))
     >>> nic.close()
     """
 
-    OPTIONS = E1000Options
+    OPTIONS = PciNicOptions
 
     def __init__(self, options: E1000FamilyOptions) -> None:
         self.options = options
