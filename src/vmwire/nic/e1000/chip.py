@@ -22,7 +22,7 @@ from vmwire.nic.e1000.filters import Filters
 from vmwire.nic.e1000.interrupts import Causes
 from vmwire.nic.e1000.models import IO_WINDOW, Model
 from vmwire.nic.e1000.phy import ERROR, INT_EN, Phy
-from vmwire.nic.e1000.receive import Receiver, longest
+from vmwire.nic.e1000.receive import LONGEST, Receiver
 from vmwire.nic.e1000.registers import (
     CTRL_EXT_EE_RST,
     CTRL_FD,
@@ -98,7 +98,7 @@ class E1000(Registers):
             self._receive,
             resume=self._on_resume,
             link_changed=self._on_carrier,
-            accepts=Accepts(largest=longest(0)),
+            accepts=Accepts(largest=LONGEST),
         )
         self._init_vet = init_vet
         self._io_address = 0
@@ -363,7 +363,6 @@ class E1000(Registers):
     def _note_receiver(self) -> None:
         """The receiver was set up anew."""
         self._filters.forget()
-        self.port.set_accepts(Accepts(largest=longest(self.words[RCTL])))
         self._on_receive(0)
 
     def _receive(self, frames: Sequence[Frame]) -> int:
