@@ -31,6 +31,7 @@ from vmwire.netdev.user.tcp_speaker import (
     ACK,
     CLOSED,
     CONNECTING,
+    DONT_FRAGMENT,
     ESTABLISHED,
     FIN,
     MASK,
@@ -53,8 +54,8 @@ SEGMENT = Struct("!12sIIBBH")
 WHOLE = Struct("!12xHBxHxxHBBxx12xIIBBH")
 """Ethernet, IPv4 without options and TCP as far as its window: EtherType, version and header
 length, total length, fragment, TTL, protocol; then as in ``SEGMENT`` behind its key."""
-MOST_FRAGMENT = 0x4000
-"""The fragment word of a whole packet is at most this (don't fragment)."""
+FRAGMENT = 0xFFFF & ~DONT_FRAGMENT
+"""Bits that aren't set in the fragment word of a whole packet."""
 TCP_NUMBERS = Struct("!IIBBHHH")
 """A TCP header behind its ports."""
 
@@ -176,7 +177,7 @@ class TcpTable:
             head[6:12] + head[:6] != flow.ethernet
             or ethertype != 0x0800
             or version != 0x45
-            or fragment > MOST_FRAGMENT
+            or fragment & FRAGMENT
             or ttl < 2
             or protocol != PROTOCOL_TCP
             or flags & SYN
