@@ -8,8 +8,10 @@ both know everything, either can be lost: a new worker inherits from the keeper,
 is filled by the worker.
 
 A listening socket in the store stays open while nobody accepts on it: peers who connect during a
-restart wait in its queue instead of being refused. A connection does not belong here: its peer
-must notice that the worker died.
+restart wait in its queue instead of being refused. A vhost-user connection does not belong here:
+its peer must notice that the worker died, and connects again. A vfio-user connection does, with all
+descriptors that came over it and the card's state in a memory file: its peer would abort if it
+noticed (`attach.vfio_user.kept`).
 """
 
 from __future__ import annotations

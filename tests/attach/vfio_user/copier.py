@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -147,4 +148,5 @@ class Served:
 
 
 def open_fds() -> int:
+    gc.collect()  # what tests before left behind
     return len(os.listdir("/proc/self/fd"))

@@ -532,7 +532,7 @@ def test_the_pin_is_unmasked_by_an_event_of_the_machines(served: Served, pc: Cli
     pc.write(0, LEVEL, 1)
     assert fired(fd) == 1
     os.eventfd_write(resample, 1)
-    served.wait(lambda: served.nic.stats()["interrupts"] == 2)
+    served.wait(lambda: served.nic.stats()["signals"] == 2)
     assert fired(fd) == 1
     pc.set_irqs(INTX, DATA_EVENTFD | ACTION_UNMASK)
     os.eventfd_write(resample, 1)

@@ -73,6 +73,8 @@ class Channel:
         self.fds: list[int] = []
         self.data = data
         """Bytes that are read but not yet returned."""
+        self.drained = False
+        """Whether the last read found less than there was room for: then the socket was empty."""
         self._recvmsg = connection.recvmsg
         self._coming: list[int] = []  # descriptors of the message at _coming_at in the data
         self._coming_at = 0
@@ -80,6 +82,8 @@ class Channel:
         self._aside: deque[tuple[bytes, list[int]]] = deque()
         self._aside_size = 0
         self._next_id = 0
+        self.overdue = False
+        """Whether a question's answer is still to come that we no longer wait for."""
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -94,6 +98,15 @@ class Channel:
 
     def receive(self) -> bytes | None:
         """Return the next message; None: it isn't (all) there yet. May raise ``Overlong``."""
+        if not (self.data or self.fds or self._aside or self._skip or self._coming):
+            message = self._read(HEAD)
+            if message is None:
+                return None
+            if len(message) == int.from_bytes(message[4:8], "little") and not self._coming:
+                return message  # as nearly all: a register access
+            self.data = message
+            if self._coming:
+                self._place()
         if self.fds:
             self.close_fds()
         if self._aside:
@@ -139,6 +152,7 @@ class Channel:
             self._keep_fds(ancillary, flags)
         if not data:
             raise EOFError
+        self.drained = len(data) < size
         return data
 
     def _keep_fds(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
@@ -222,6 +236,8 @@ class Channel:
 
     def ask(self, command: int, payload: bytes) -> bytes:
         """Send a question and return its reply's payload. Raises ``NoReply``."""
+        if self.overdue:
+            raise NoReply("still none to an earlier question")  # it may be as slow again
         message_id = self._next_id
         self._next_id = (message_id + 1) & 0xFFFF
         self.send(pack_message(message_id, command, payload))
@@ -230,6 +246,7 @@ class Channel:
             message = self._next()
             if message is None:
                 if not self._wait(select.POLLIN, deadline):
+                    self.overdue = True
                     raise NoReply(f"none in {REPLY_S:g} s")
                 continue
             header = Header.unpack(message)

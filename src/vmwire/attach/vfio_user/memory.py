@@ -31,7 +31,6 @@ from vmwire.bus.pci.vfio_user import (
 from vmwire.engine.memory import (
     ADDRESS_LIMIT,
     AddressFault,
-    DirtyLog,
     GuestMemory,
     MappingError,
     Region,
@@ -67,7 +66,6 @@ class DmaMap:
         self.memory = GuestMemory()
         self.largest = MAX_DATA
         """Bytes of data that the machine takes in one message."""
-        self.log: DirtyLog | None = None
         self._ask = ask
         self._windows: list[Window] = []
         self._starts: list[int] = []
@@ -160,8 +158,6 @@ class DmaMap:
             if region is not None:
                 at = start - region.base
                 region.view[at : at + count] = part
-                if self.log is not None:
-                    self.log.mark(start, count)
             else:
                 self._ask_to_write(start, part)
             done += count

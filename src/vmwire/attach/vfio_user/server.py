@@ -3,7 +3,8 @@
 """A PCI network card behind a vfio-user socket, in the server's role.
 
 The socket listens for as long as the card exists; one machine at a time is connected. When it goes
-the card is reset; when another comes while one is there it is turned away.
+the card is reset; when another comes while one is there it is turned away. A machine that an
+earlier worker served is taken over (``kept``).
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ from collections.abc import Callable
 
 from vmwire.attach.listening import Listener
 from vmwire.attach.vfio_user.channel import Channel
+from vmwire.attach.vfio_user.kept import Keeping
 from vmwire.attach.vfio_user.session import Nobody, Session
 from vmwire.bus.pci.config import Description
 from vmwire.bus.pci.function import ChipFactory, PciFunction
 from vmwire.bus.pci.vfio_user import ProtocolError
 from vmwire.engine.clock import Timers
-from vmwire.engine.host import Host
+from vmwire.engine.host import Host, NoStore
 from vmwire.engine.loop import READ
 from vmwire.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+MOST_LAST_TURNS = 64
+"""Turns of messages that a machine may leave behind and be noticed to have gone."""
 
 
 class CardServer:
@@ -76,6 +81,7 @@ class CardServer:
         self._host = host
         self._timers.join(host.loop.timers)
         self._listener = Listener(host, self.path, f"vfio-user {self.name}", self._on_connection)
+        self._resume(host)
 
     def close(self) -> None:
         """End the connection and remove the socket."""
@@ -87,21 +93,53 @@ class CardServer:
     # Machines that come and go
 
     def _on_connection(self, connection: socket.socket) -> None:
-        if self._session is not None:
-            self._on_message(0)  # which sees whether the other one has just gone
+        assert self._host is not None
+        self._look_for_its_end()
         if self._session is not None:
             log.warning("%s: a second machine was turned away", self.name)
             connection.close()
             return
         self.connections += 1
         log.info("%s: a machine has connected", self.name)
-        self._begin(Channel(connection))
+        session = self._begin(connection)
+        if not isinstance(self._host.store, NoStore):  # keeping costs a little at each turn
+            keeping = Keeping(self._host.store, self.name)
+            session.keep_in(keeping, keeping.connection(connection.fileno()))
 
-    def _begin(self, channel: Channel) -> None:
+    def _look_for_its_end(self) -> None:
+        """Serve what a machine has left behind, if it has just gone."""
+        for _ in range(MOST_LAST_TURNS):
+            if self._session is not None:
+                self._on_message(0)
+
+    def _begin(self, connection: socket.socket) -> Session:
         assert self._host is not None
-        self._session = Session(channel, self._host.loop, self.card)
-        self._session.on_waiting = self._on_waiting
+        channel = Channel(connection)
+        session = self._session = Session(channel, self._host.loop, self.card)
+        session.on_waiting = self._on_waiting
         self._host.loop.watch(channel.fileno(), READ, self._on_message)
+        return session
+
+    def _resume(self, host: Host) -> None:
+        """Go on with the machine that an earlier worker served, if there is one."""
+        keeping = Keeping(host.store, self.name)
+        kept = keeping.take()
+        if kept is None:
+            return
+        fd, record = kept
+        session = self._begin(socket.socket(fileno=fd))
+        try:
+            session.resume(keeping, record)
+        except (ValueError, OSError, ProtocolError) as error:
+            log.error("%s: the machine is lost: %s", self.name, error)
+            self._hang_up()
+            record.close()
+            keeping.drop()
+            return
+        self.connections += 1
+        log.warning("%s: went on with the machine of an earlier worker", self.name)
+        if session.channel.waiting:
+            host.loop.defer(self._on_waiting)
 
     def _on_waiting(self) -> None:
         if self._session is not None:
@@ -137,7 +175,7 @@ class CardServer:
         """Return counters and states as plain data: the card's, and
 
         ``connected``, ``connections``, ``protocol_errors``, ``messages`` and ``refused`` (of this
-        connection), ``interrupts`` (signalled), ``memory_bytes`` (what the machine shares) and
+        connection), ``signals`` (interrupts sent), ``memory_bytes`` (what the machine shares) and
         ``memory_sealed`` (whether it can't be shrunk under our hands).
         """
         session = self._session
@@ -148,7 +186,7 @@ class CardServer:
             "protocol_errors": self.protocol_errors,
             "messages": session.served if session else 0,
             "refused": dict(session.refused) if session else {},
-            "interrupts": session.signals.sent if session else 0,
+            "signals": session.signals.sent if session else 0,
             "memory_bytes": session.memory.size if session else 0,
             "memory_sealed": session.memory.sealed if session else False,
         }

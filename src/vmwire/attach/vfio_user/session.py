@@ -18,18 +18,23 @@ views between two messages.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from vmwire.attach.vfio_user import memory
 from vmwire.attach.vfio_user.channel import Channel, Overlong
+from vmwire.attach.vfio_user.kept import BEGUN, DONE, NONE, STATE_VERSION, Keeping, Record
 from vmwire.attach.vfio_user.memory import DmaMap
 from vmwire.attach.vfio_user.refused import Refused
 from vmwire.attach.vfio_user.signals import FLAGS, Signals
 from vmwire.bus.pci.function import PciFunction
 from vmwire.bus.pci.vfio_user import (
+    CONFIG,
     DEVICE_FLAGS_PCI,
     DEVICE_FLAGS_RESET,
     DEVICE_INFO,
@@ -73,6 +78,10 @@ log = logging.getLogger(__name__)
 MAJOR, MINOR = 0, 1
 BUDGET = 64
 """Messages that are served before the loop's other work has its turn."""
+KEEP_EVERY_S = 0.002
+"""How often a card's state is put down at most: that takes as long as some ten register accesses."""
+_WIRING = (Command.VERSION, Command.DMA_MAP, Command.DMA_UNMAP, Command.DEVICE_SET_IRQS)
+"""What changes more than the card: the next worker must know before the machine does."""
 _READ, _WRITE = int(Command.REGION_READ), int(Command.REGION_WRITE)
 
 Handler = Callable[["Session", bytes], bytes]
@@ -121,6 +130,10 @@ class Session:
         self.signals = Signals(_irq_counts(card), loop, lambda: card.interrupts.line)
         self.memory = DmaMap(self._ask)
         self._loop = loop
+        self._record: Record | None = None
+        self._keeping: Keeping | None = None
+        self._kept_at: tuple[int, ...] = ()
+        self._keep_from = 0.0
         self._sizes = [card.region_size(region) for region in range(NUM_REGIONS)]
         card.dma.remote = self.memory
         card.interrupts.machine_masks = True
@@ -130,7 +143,8 @@ class Session:
 
     def on_readable(self, events: int = 0) -> None:
         """Serve what the machine has sent."""
-        receive = self.channel.receive
+        channel = self.channel
+        receive = channel.receive
         for _ in range(BUDGET):
             try:
                 message = receive()
@@ -139,16 +153,25 @@ class Session:
                 continue
             if message is None:
                 return
-            self.served += 1
-            size = len(message)
-            if size == 32:
-                if self._serve_read(message):
-                    continue
-            elif size == 36 and self._serve_write(message):
-                continue
-            self._serve(message)
-        if self.channel.waiting:
+            if self._record is None:
+                self._dispatch(message)
+            else:
+                self._record.begin(message)
+                self._dispatch(message)
+                self._record.end(channel.data)
+            if channel.drained and not channel.data:
+                break  # and if something came since, the loop tells
+        if channel.waiting:
             self._loop.defer(self._go_on)
+
+    def _dispatch(self, message: bytes) -> None:
+        self.served += 1
+        size = len(message)
+        if (size == 32 and self._serve_read(message)) or (
+            size == 36 and self._serve_write(message)
+        ):
+            return
+        self._serve(message)
 
     def _go_on(self) -> None:
         """Serve what the socket doesn't tell of, because it was read already."""
@@ -191,6 +214,7 @@ class Session:
             or count != 4
             or region >= NUM_REGIONS
             or offset + 4 > self._sizes[region]
+            or region == CONFIG
             or self.version is None
             or self.channel.fds
         ):
@@ -212,6 +236,9 @@ class Session:
         except Refused as error:
             self._refuse(header, error)
             return
+        if self._record is not None and header.command in _WIRING:
+            self.keep()
+            self._record.done()
         if not header.flags & F_NO_REPLY:
             self.channel.send(pack_message(header.message_id, header.command, reply, TYPE_REPLY))
 
@@ -235,12 +262,13 @@ class Session:
         return rule.handler(self, payload)
 
     def _refuse(self, header: Header, error: Refused) -> None:
-        name = command_name(header.command)
-        if not self.refused[name]:
-            log.warning("%s: %s refused: %s", self.name, name, error)
-        self.refused[name if header.command in _RULES else "unknown"] += 1
+        name = command_name(header.command) if header.command in _RULES else "unknown command"
+        if not self.refused[name]:  # once: a guest or its machine could fill the log
+            log.warning("%s: %s refused: %s", self.name, command_name(header.command), error)
+        self.refused[name] += 1
         if header.type == TYPE_REPLY and header.command in (Command.DMA_READ, Command.DMA_WRITE):
-            return  # an answer that came too late
+            self.channel.overdue = False
+            return  # it came too late
         if not header.flags & F_NO_REPLY:
             flags = TYPE_REPLY | F_ERROR
             self.channel.send(
@@ -335,6 +363,8 @@ class Session:
         if len(data) != count:
             raise Refused(f"{len(data)} bytes of data instead of {count}")
         self.card.write(region, offset, count, int.from_bytes(data, "little"))
+        if region == CONFIG and self._record is not None:
+            self.keep()  # seldom, and a card that forgot it stands still
         return payload[: REGION_ACCESS.size]
 
     def _access(self, payload: bytes) -> tuple[int, int, int]:
@@ -352,6 +382,8 @@ class Session:
         _check_argsz(argsz, DMA_MAP.size)
         fds = self.channel.fds
         self.memory.add(address, size, flags, offset, fds[0] if fds else None)
+        if self._keeping is not None:
+            self._keeping.window(address, fds[0] if fds else None)
         self.card.dma.memory = self.memory.memory
         return b""
 
@@ -369,6 +401,9 @@ class Session:
             gone = self.memory.remove_all()
         self.card.dma.memory = self.memory.memory
         memory.close(gone)
+        if self._keeping is not None:
+            for window in gone:
+                self._keeping.window(window.address, None)
         return payload
 
     def _ask(self, command: int, payload: bytes) -> bytes:
@@ -378,6 +413,94 @@ class Session:
         finally:
             if self.channel.waiting:
                 self._loop.defer(self._go_on)
+
+    # What outlives the worker
+
+    def keep_in(self, keeping: Keeping, record: Record) -> None:
+        """Keep everything from now on, so that a later worker can go on."""
+        self._keeping, self._record = keeping, record
+        self.signals.on_wiring = keeping.line
+        self._loop.put_off(self._keep_when_idle)
+
+    def keep(self) -> None:
+        """Put the state down as it is now."""
+        assert self._record is not None
+        self._record.write(
+            {
+                "version": STATE_VERSION,
+                "agreed": self.version,
+                "largest": self.memory.largest,
+                "windows": [
+                    (window.address, window.size, window.flags, window.offset, bool(window.region))
+                    for window in self.memory.windows
+                ],
+                "lines": self.signals.save(),
+                "card": self.card.save(),
+            }
+        )
+
+    def _keep_when_idle(self) -> None:
+        if self._record is None:
+            return
+        moved, loop = self._moved, self._loop
+        if moved != self._kept_at:
+            wait_s = self._keep_from - loop.now()
+            if wait_s > 0:
+                loop.call_later(wait_s, lambda: loop.put_off(self._keep_when_idle))
+                return
+            self.keep()
+            self._kept_at = moved
+            self._keep_from = loop.now() + KEEP_EVERY_S
+        loop.put_off(self._keep_when_idle)
+
+    @property
+    def _moved(self) -> tuple[int, ...]:
+        """Numbers that change with the card's state."""
+        port = self.card.port
+        peer = port.peer
+        return self.served, port.frames, 0 if peer is None else peer.frames, self.signals.sent
+
+    def resume(self, keeping: Keeping, record: Record) -> None:
+        """Go on where an earlier worker was. ValueError if what it left makes no sense."""
+        state = record.read()
+        try:
+            self._restore(state, keeping)
+        except (KeyError, TypeError, IndexError, Refused) as error:
+            raise ValueError(f"a state that makes no sense: {error!r}") from None
+        self.channel.data = record.rest
+        self.signals.signal_again()
+        self._finish(record)
+        self.keep_in(keeping, record)
+
+    def _restore(self, state: dict[str, Any], keeping: Keeping) -> None:
+        self.version = state["agreed"]
+        self.memory.largest = state["largest"]
+        for address, size, flags, offset, mapped in state["windows"]:
+            fd = keeping.take_window(address) if mapped else None
+            try:
+                self.memory.add(address, size, flags, offset, fd)
+            finally:
+                if fd is not None:
+                    os.close(fd)
+        self.card.dma.memory = self.memory.memory
+        self.signals.restore(state["lines"], keeping.take_line)
+        self.card.restore(state["card"])
+
+    def _finish(self, record: Record) -> None:
+        """See to the message that was under way."""
+        state, again, message = record.under_way()
+        if state == NONE:
+            return
+        header = Header.unpack(message)
+        if state == DONE and not header.flags & F_NO_REPLY:
+            payload = message[HEADER.size :] if header.command == Command.DMA_UNMAP else b""
+            self.channel.send(pack_message(header.message_id, header.command, payload, TYPE_REPLY))
+        elif state == BEGUN and (again or header.command in _WIRING):
+            self._refuse(header, Refused("it ended the worker", errno.EIO))
+        elif state == BEGUN:
+            record.again()
+            self._dispatch(message)
+        record.end(self.channel.data)
 
     # The end
 
@@ -390,6 +513,11 @@ class Session:
         self.signals.close()
         self.memory.close()
         self.channel.close()
+        if self._record is not None:
+            self._record.close()
+            self._record = None
+        if self._keeping is not None:
+            self._keeping.drop()
 
 
 class Nobody:

@@ -61,7 +61,8 @@ class Line:
 class Signals:
     """The lines of one connection: a ``vmwire.bus.pci.interrupts.Machine``.
 
-    ``level()`` is the card's pin. ``on_wiring`` hears of every change of descriptors.
+    ``level()`` is the card's pin. ``on_wiring(index, number, action, fd)`` hears of every change of
+    descriptors.
     """
 
     def __init__(
@@ -69,14 +70,13 @@ class Signals:
         counts: tuple[int, ...],
         loop: Loop,
         level: Callable[[], bool],
-        on_wiring: Callable[[int, int, int, int | None], None] | None = None,
     ) -> None:
         self.counts = counts
         self.sent = 0
         """Interrupts that were signalled."""
         self._loop = loop
         self._level = level
-        self._on_wiring = on_wiring
+        self.on_wiring: Callable[[int, int, int, int | None], None] | None = None
         self._lines = [[Line() for _ in range(count)] for count in counts]
 
     # What the card does
@@ -199,8 +199,8 @@ class Signals:
             line.fds[action] = fd
             if action != ACTION_TRIGGER:
                 self._watch(index, action, line, fd)
-        if self._on_wiring is not None:
-            self._on_wiring(index, number, action, fd)
+        if self.on_wiring is not None:
+            self.on_wiring(index, number, action, fd)
 
     def _watch(self, index: int, action: int, line: Line, fd: int) -> None:
         try:
@@ -221,6 +221,44 @@ class Signals:
             return
         self._act(index, action, line)
 
+    def save(self) -> list[tuple[int, int, list[int], bool, bool]]:
+        """Return what isn't as at the beginning: kind, number, actions wired, masked, pending."""
+        return [
+            (index, number, list(line.fds), line.masked, line.pending)
+            for index, lines in enumerate(self._lines)
+            for number, line in enumerate(lines)
+            if line.fds or line.masked or line.pending
+        ]
+
+    def restore(
+        self,
+        state: list[tuple[int, int, list[int], bool, bool]],
+        take: Callable[[int, int, int], int | None],
+    ) -> None:
+        """Take on what ``save`` gave; ``take`` finds a line's descriptors."""
+        for index, number, actions, masked, pending in state:
+            line = self._lines[index][number]
+            line.masked, line.pending = masked, pending
+            for action in actions:
+                fd = take(index, number, action)
+                if fd is not None:
+                    self._put(index, number, action, fd)
+
+    def signal_again(self) -> None:
+        """Repeat what may have been lost: one interrupt too many harms nobody."""
+        self.intx_again()
+        for index in (MSI, MSIX):
+            for line in self._lines[index]:
+                if not line.masked:
+                    self._signal(line)
+
+    def intx_again(self) -> None:
+        """Signal the pin if it is up, also where that was done before."""
+        if self._lines[INTX] and self._level():
+            line = self._lines[INTX][0]
+            line.masked = ACTION_TRIGGER in line.fds
+            self._signal(line)
+
     def reset(self) -> None:
         """The card was reset: nothing is kept for later any more."""
         for lines in self._lines:
@@ -231,7 +269,7 @@ class Signals:
 
     def close(self) -> None:
         """Close all descriptors; the wiring's listener isn't told."""
-        self._on_wiring = None
+        self.on_wiring = None
         for index in range(NUM_IRQS):
             for number in range(self.counts[index]):
                 for action in ACTIONS:

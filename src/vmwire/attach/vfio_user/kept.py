@@ -1,0 +1,190 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""What of a connection outlives a worker: a machine must not notice that one died.
+
+QEMU aborts when a vfio-user server hangs up. So the connection, the descriptors that came over it
+and a small *record* are kept in the fd store, and the next worker goes on where the last one was.
+
+The record is a memory file of our own:
+
+* a *journal* of what is under way: the message that was read and not yet answered, and bytes that
+  were read behind it. It is written with plain stores, before and after each message;
+* the *state*: wiring, windows, the card's own state. It is written before a change of wiring is
+  answered, and for everything else before the loop goes to sleep, or after some busy turns: into
+  one of two halves, of which a single byte says which one counts.
+
+A message that was begun is done again: on the state from before it, or from a little before. (What
+a card did to memory since is done again, too.) One that was done but perhaps not answered is
+answered. A message that was begun twice has killed two workers and gets an error.
+"""
+
+from __future__ import annotations
+
+import marshal
+import mmap
+import os
+from typing import Any
+
+from vmwire.bus.pci.vfio_user import ACTIONS
+from vmwire.engine.host import FdStore
+
+NONE, BEGUN, DONE = range(3)
+LONGEST = 240
+"""Bytes of a message that fits into the journal; longer ones write no registers."""
+_MESSAGE = 3  # behind its state, its length, and how often it was done again
+_REST = 256  # length, then bytes
+_HALF = 512
+_HALVES = (4096, 4096 + (1 << 20))
+_SIZE = _HALVES[1] + (1 << 20)
+_LENGTH = 4
+
+STATE_VERSION = 1
+
+
+class Record:
+    """The memory file behind ``fd``, which stays the caller's."""
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, _SIZE)
+        self._has_rest = bool(self._map[_REST])
+
+    # The journal
+
+    def begin(self, message: bytes) -> None:
+        """A message is about to be served."""
+        size = len(message)
+        if size <= LONGEST:
+            self._map[: _MESSAGE + size] = bytes((BEGUN, size, 0)) + message
+
+    def done(self) -> None:
+        """What the message asked for is in the state, it is about to be answered."""
+        self._map[0] = DONE
+
+    def end(self, rest: bytes) -> None:
+        """The message is answered; ``rest`` was read behind it."""
+        if rest or self._has_rest:
+            size = min(len(rest), LONGEST)
+            self._map[_REST : _REST + 1 + size] = bytes((size,)) + rest[:size]
+            self._has_rest = bool(rest)
+        self._map[0] = NONE
+
+    def under_way(self) -> tuple[int, int, bytes]:
+        """Return the state of the message under way, how often it was done again, and it."""
+        state, size, again = self._map[:_MESSAGE]
+        return state, again, self._map[_MESSAGE : _MESSAGE + size]
+
+    def again(self) -> None:
+        """The message under way is about to be served once more."""
+        self._map[2] = min(self._map[2] + 1, 255)
+
+    @property
+    def rest(self) -> bytes:
+        """Bytes that were read behind the message under way."""
+        size = self._map[_REST]
+        return self._map[_REST + 1 : _REST + 1 + size]
+
+    # The state
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Put a state down; the one before counts until this one is whole."""
+        data = marshal.dumps(state)
+        half = 1 - self._map[_HALF]
+        start = _HALVES[half]
+        if len(data) > (1 << 20) - _LENGTH:
+            raise ValueError(f"a state of {len(data)} bytes")
+        self._map[start : start + _LENGTH] = len(data).to_bytes(_LENGTH, "little")
+        self._map[start + _LENGTH : start + _LENGTH + len(data)] = data
+        self._map[_HALF] = half
+
+    def read(self) -> dict[str, Any]:
+        """Return the state that counts. ValueError if there is none."""
+        start = _HALVES[self._map[_HALF] & 1]
+        size = int.from_bytes(self._map[start : start + _LENGTH], "little")
+        try:
+            state = marshal.loads(self._map[start + _LENGTH : start + _LENGTH + size])
+        except (EOFError, TypeError, ValueError) as error:
+            raise ValueError(f"no state: {error}") from None
+        if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
+            raise ValueError("a state of another version")
+        return state
+
+    def close(self) -> None:
+        self._map.close()
+
+
+class Keeping:
+    """One card's names in the fd store."""
+
+    def __init__(self, store: FdStore, name: str) -> None:
+        self._store = store
+        self._name = f"vfio-user {name}"
+        self._names: set[str] = set()
+
+    def connection(self, fd: int) -> Record:
+        """Keep a new connection; return an empty record for it."""
+        record_fd = os.memfd_create("vmwire-card", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(record_fd, _SIZE)
+            record = Record(record_fd)
+            self._keep("record", record_fd)
+        finally:
+            os.close(record_fd)
+        self._keep("connection", fd)
+        return record
+
+    def take(self) -> tuple[int, Record] | None:
+        """Return what an earlier worker left: a connection of our own, and its record."""
+        fd = self._take("connection")
+        if fd is None:
+            return None
+        record_fd = self._take("record")
+        if record_fd is None:
+            os.close(fd)
+            return None
+        try:
+            return fd, Record(record_fd)
+        finally:
+            os.close(record_fd)
+
+    def window(self, address: int, fd: int | None) -> None:
+        """Keep a window's descriptor, or let it go."""
+        self._put(f"window {address:x}", fd)
+
+    def take_window(self, address: int) -> int | None:
+        """Return a window's descriptor, ours."""
+        return self._take(f"window {address:x}")
+
+    def line(self, index: int, number: int, action: int, fd: int | None) -> None:
+        """Keep an interrupt's descriptor, or let it go."""
+        self._put(_line(index, number, action), fd)
+
+    def take_line(self, index: int, number: int, action: int) -> int | None:
+        """Return an interrupt's descriptor, ours."""
+        return self._take(_line(index, number, action))
+
+    def drop(self) -> None:
+        """Let everything go, the connection first."""
+        for name in sorted(self._names):
+            self._store.drop(name)
+        self._names.clear()
+
+    def _put(self, what: str, fd: int | None) -> None:
+        if fd is not None:
+            self._keep(what, fd)
+        elif f"{self._name} {what}" in self._names:
+            self._names.discard(f"{self._name} {what}")
+            self._store.drop(f"{self._name} {what}")
+
+    def _keep(self, what: str, fd: int) -> None:
+        self._names.add(f"{self._name} {what}")
+        self._store.keep(f"{self._name} {what}", fd)
+
+    def _take(self, what: str) -> int | None:
+        fd = self._store.take(f"{self._name} {what}")
+        if fd is not None:
+            self._names.add(f"{self._name} {what}")
+        return fd
+
+
+def _line(index: int, number: int, action: int) -> str:
+    return f"interrupt {index}.{number}.{ACTIONS.index(action)}"
