@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from tests.bus.pci.cards import describe
 
-from vmwire.bus.pci.capabilities import Msi, MsiX, PowerManagement, SerialNumber
+from vmwire.bus.pci.capabilities import Msi, MsiX, PciExpress, PowerManagement, SerialNumber
 from vmwire.bus.pci.config import (
     BAR0,
     BUS_MASTER,
@@ -201,10 +201,29 @@ def test_reported_errors_are_cleared_by_writing_ones() -> None:
     assert config.read(0x104, 4) == 0x00100000
 
 
+def test_error_masks_can_be_set_bit_by_bit_as_far_as_errors_exist() -> None:
+    config = ConfigSpace(describe("e1000e", "q35"))
+    for offset in range(0x100, 0x12C, 4):
+        config.write(offset, 4, ONES)
+    written = [config.read(offset, 4) for offset in range(0x100, 0x12C, 4)]
+    header, capabilities = 0x14020001, 0x1E0  # ECRC can be generated and checked; both are enabled
+    masks = [0x03FFF030, 0x03FFF030, 0, 0xF1C1]
+    assert written == [header, 0, *masks, capabilities, 0, 0, 0, 0]
+
+
+def test_a_serial_number_can_not_be_written() -> None:
+    config = ConfigSpace(describe("e1000e", "q35"))
+    before = config.image
+    config.write(0x140, 12, -1)
+    assert config.image == before
+
+
 def test_extended_bytes_that_nothing_claims_stay_zero() -> None:
     config = ConfigSpace(describe("e1000e", "q35"))
-    config.write(0x200, 4, ONES)
-    assert config.read(0x200, 4) == 0
+    before = config.image
+    for offset in (0x12C, 0x13C, 0x14C, 0x200, 0xFFC):
+        config.write(offset, 4, ONES)
+    assert config.image == before
 
 
 # --- reset, save, restore
@@ -320,6 +339,16 @@ def test_msi_tells_and_enables_as_many_messages_as_there_are(
     if maskable:
         config.write(0x40 + msi.mask_offset, 4, ONES)
         assert config.read(0x40 + msi.mask_offset, 8) == (1 << vectors) - 1
+
+
+def test_a_capability_says_nothing_that_it_was_not_told() -> None:
+    express = PciExpress(offset=0x40)
+    config = ConfigSpace(replace(PLAIN, capabilities=(express,)))
+    for offset in range(0x40, 0x7C, 4):
+        config.write(offset, 4, ONES)
+    registers = {at: config.read(at, 4) for at in range(0x40, 0x7C, 4)}
+    set_bits = {at: value for at, value in registers.items() if value}
+    assert set_bits == {0x40: 0x00020010, 0x44: 0x8020, 0x4C: 0x411, 0x50: 0x110000}
 
 
 def test_a_description_finds_its_capabilities_by_kind() -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.bus.pci.cards import describe
 from tests.bus.pci.test_interrupts import Seen
 
+from vmwire.bus.pci.capabilities import MsiX
 from vmwire.bus.pci.chip import Slot
 from vmwire.bus.pci.config import BAR0, BUS_MASTER, COMMAND, ROM_BAR, Description
 from vmwire.bus.pci.function import CONFIG, ROM, PciFunction
@@ -285,6 +286,23 @@ def test_an_access_over_the_tables_end_is_split() -> None:
     card.write(MSIX_BAR, 156, 8, 0x00000007_00000000)
     assert card.chip.take() == [(MSIX_BAR, 160, 4)]
     assert not card.interrupts.table.masked(9)
+
+
+def test_a_table_may_begin_anywhere_in_its_bar() -> None:
+    msix = MsiX(
+        offset=0x40, vectors=2, table_bar=0, table_offset=0x100, pending_bar=0, pending_offset=0x80
+    )
+    card = Card(replace(describe("e1000", "pc"), capabilities=(msix,)))
+    card.write(0, 0x110, 4, 0xFEE01000)
+    card.write(0, 0x11C, 4, 0)
+    assert card.interrupts.msix_message(1) == (0xFEE01000, 0)
+    assert (card.read(0, 0x110, 4), card.read(0, 0x10C, 4)) == (0xFEE01000, 1)
+    card.write(CONFIG, 0x42, 2, 0x8000)
+    card.interrupts.notify(0)
+    assert (card.read(0, 0x80, 4), card.chip.take()) == (1, [])
+    for offset in (0, 0x7C, 0x88, 0xFC, 0x120):
+        card.write(0, offset, 4, 1)
+        assert card.chip.take() == [(0, offset, 4)]
 
 
 def test_a_whole_entry_written_at_once_sets_the_message() -> None:
