@@ -70,7 +70,7 @@ class Workers:
         """Once all is put down, which is before the loop sleeps."""
         session = self.now.nic._session
         if session is not None:
-            self.now.wait(lambda: session._kept_at == session._moved)
+            self.now.wait(lambda: not session._stale)
         self.now.die()
 
     def restart(self) -> None:

@@ -79,7 +79,7 @@ MAJOR, MINOR = 0, 1
 BUDGET = 64
 """Messages that are served before the loop's other work has its turn."""
 KEEP_EVERY_S = 0.002
-"""How often a card's state is put down at most: that takes as long as some ten register accesses."""
+"""How often a card's state is put down at most: it takes as long as ten register accesses."""
 _WIRING = (Command.VERSION, Command.DMA_MAP, Command.DMA_UNMAP, Command.DEVICE_SET_IRQS)
 """What changes more than the card: the next worker must know before the machine does."""
 _READ, _WRITE = int(Command.REGION_READ), int(Command.REGION_WRITE)
@@ -132,7 +132,7 @@ class Session:
         self._loop = loop
         self._record: Record | None = None
         self._keeping: Keeping | None = None
-        self._kept_at: tuple[int, ...] = ()
+        self._stale = False
         self._keep_from = 0.0
         self._sizes = [card.region_size(region) for region in range(NUM_REGIONS)]
         card.dma.remote = self.memory
@@ -159,6 +159,8 @@ class Session:
                 self._record.begin(message)
                 self._dispatch(message)
                 self._record.end(channel.data)
+                if not self._stale:
+                    self._keep_soon()
             if channel.drained and not channel.data:
                 break  # and if something came since, the loop tells
         if channel.waiting:
@@ -420,7 +422,8 @@ class Session:
         """Keep everything from now on, so that a later worker can go on."""
         self._keeping, self._record = keeping, record
         self.signals.on_wiring = keeping.line
-        self._loop.put_off(self._keep_when_idle)
+        self.signals.on_signal = self._keep_soon  # which also tells of frames from the wire
+        self._keep_soon()
 
     def keep(self) -> None:
         """Put the state down as it is now."""
@@ -442,23 +445,20 @@ class Session:
     def _keep_when_idle(self) -> None:
         if self._record is None:
             return
-        moved, loop = self._moved, self._loop
-        if moved != self._kept_at:
-            wait_s = self._keep_from - loop.now()
-            if wait_s > 0:
-                loop.call_later(wait_s, lambda: loop.put_off(self._keep_when_idle))
-                return
-            self.keep()
-            self._kept_at = moved
-            self._keep_from = loop.now() + KEEP_EVERY_S
-        loop.put_off(self._keep_when_idle)
+        loop = self._loop
+        wait_s = self._keep_from - loop.now()
+        if wait_s > 0:
+            loop.call_later(wait_s, lambda: loop.put_off(self._keep_when_idle))
+            return
+        self.keep()
+        self._stale = False
+        self._keep_from = loop.now() + KEEP_EVERY_S
 
-    @property
-    def _moved(self) -> tuple[int, ...]:
-        """Numbers that change with the card's state."""
-        port = self.card.port
-        peer = port.peer
-        return self.served, port.frames, 0 if peer is None else peer.frames, self.signals.sent
+    def _keep_soon(self) -> None:
+        """The card's state has changed, or may have."""
+        if not self._stale:
+            self._stale = True
+            self._loop.put_off(self._keep_when_idle)
 
     def resume(self, keeping: Keeping, record: Record) -> None:
         """Go on where an earlier worker was. ValueError if what it left makes no sense."""

@@ -76,6 +76,7 @@ class Signals:
         """Interrupts that were signalled."""
         self._loop = loop
         self._level = level
+        self.on_signal: Callable[[], None] | None = None
         self.on_wiring: Callable[[int, int, int, int | None], None] | None = None
         self._lines = [[Line() for _ in range(count)] for count in counts]
 
@@ -111,6 +112,8 @@ class Signals:
         if fd is None:
             return
         self.sent += 1
+        if self.on_signal is not None:
+            self.on_signal()
         try:
             os.eventfd_write(fd, 1)
         except OSError:
