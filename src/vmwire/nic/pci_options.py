@@ -89,6 +89,8 @@ class PciNicOptions(SlotOptions):
 
     ROM_FILE: ClassVar[str]
     """The expansion ROM that QEMU gives to such a card."""
+    ROM_DEVICE: ClassVar[int | None] = None
+    """The device id that QEMU writes into that ROM, where it isn't the ROM's own."""
 
     id: str | None = option(IDENTIFIER, hidden=True)
     netdev: str | None = option(STRING, help="id of the netdev that the card is joined to")
@@ -148,11 +150,15 @@ class E1000Options(E1000FamilyOptions):
 class E1000Gc82544Options(E1000FamilyOptions):
     """82544GC, copper."""
 
+    ROM_DEVICE: ClassVar[int | None] = 0x100C
+
 
 @record("device", "e1000-82545em", **FAMILY)
 @dataclass(slots=True, kw_only=True)
 class E1000Em82545Options(E1000FamilyOptions):
     """82545EM, copper."""
+
+    ROM_DEVICE: ClassVar[int | None] = 0x100F
 
 
 SLOT_FIELDS = frozenset(field.name for field in dataclasses.fields(SlotOptions))

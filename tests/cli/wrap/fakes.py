@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vmwire.cli.wrap.decide import Wishes
@@ -60,6 +61,7 @@ class FakeHost(Host):
     limit: int | None = None
     config: str = ""
     kvm: bool = False
+    roms: dict[str, bytes] = field(default_factory=lambda: {"efi-e1000.rom": b"a ROM"})
     asked: list[str] = field(default_factory=list)
 
     def find(self, word: str) -> Program:
@@ -91,6 +93,13 @@ class FakeHost(Host):
             taken[number] = piece["id"]
         return {id: number for number, id in taken.items()}
 
+    def data_folders(self, found: Program, known: Abilities) -> list[str]:
+        self.asked.append("data folders")
+        return ["/usr/share/qemu"]
+
+    def rom(self, name: str, folders: Sequence[str]) -> bytes | None:
+        return self.roms.get(name) if "/usr/share/qemu" in folders else None
+
     def kvm_usable(self) -> bool:
         return self.kvm
 
@@ -117,7 +126,9 @@ def reasons(line: str, host: Host | None = None, keep: tuple[str, ...] = ()) -> 
 
 
 def composed(line: str, host: Host | None = None, keep: tuple[str, ...] = ()) -> Composition:
-    return compose(decide(line, host, keep), lambda name: f"/run/{name}.sock")
+    return compose(
+        decide(line, host, keep), lambda name: f"/run/{name}.sock", lambda name: f"/run/{name}"
+    )
 
 
 def rewritten(line: str, host: Host | None = None, keep: tuple[str, ...] = ()) -> str:

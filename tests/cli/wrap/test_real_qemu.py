@@ -108,7 +108,9 @@ def _compare(qemu: str, line: str, tmp_path: Path) -> tuple[list[str], list[str]
     """Run both commands; the composed one's ids of taken netdevs, and of those that stay."""
     typed = [qemu, *(word.format(folder=tmp_path) for word in line.split())]
     decided = decision(typed, Wishes(), Host())
-    composed = compose(decided, lambda name: str(tmp_path / f"{name}.sock"))
+    composed = compose(
+        decided, lambda name: str(tmp_path / f"{name}.sock"), lambda name: str(tmp_path / name)
+    )
     sockets = [Path(device[2]["socket"]) for device in composed.config["devices"]]
     before = real_qemu.ask(typed)
     assert before.status == 0, before.stderr

@@ -86,8 +86,10 @@ def losses(decided: Decision) -> Iterator[str]:
             "the network is vmwire's again: with -loadvm or -incoming, say so by vmwire --resume"
         )
     if any(verdict.replaced for verdict in decided.taken):
-        yield "savevm and migration: QEMU refuses them while it has a card behind vfio-user"
-        yield "QEMU ends when the network's keeper does, since nobody else holds the card's state"
+        yield (
+            "savevm and migration: QEMU lets them pass, but a card behind vfio-user is not in the "
+            "state: where that is loaded, the guest has no network until it is reset"
+        )
         yield "QEMU's monitor: set_link, info network and rx-filter don't know the replaced cards"
     yield "QEMU's monitor: info usernet, hostfwd_add and hostfwd_remove don't reach these netdevs"
     yield "IPv6: guests get none from these netdevs yet"

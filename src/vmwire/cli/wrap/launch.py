@@ -79,7 +79,11 @@ def _explain(decided: Decision, settings: Settings) -> int:
     short = _Names()
     composed = None
     if decided.taken:
-        composed = compose(decided, lambda name: os.path.join(folder, f"{short(name)}.sock"))
+        composed = compose(
+            decided,
+            lambda name: os.path.join(folder, f"{short(name)}.sock"),
+            lambda name: os.path.join(folder, name),
+        )
     sys.stdout.write(explanation(decided, composed))
     return 0
 
@@ -124,7 +128,10 @@ def _prepared(
     run_dir = launch.prepare_run_dir(socket_dir)
     short = _Names()
     try:
-        composed = compose(decided, lambda name: run_dir.socket_path(short(name)))
+        composed = compose(decided, lambda name: run_dir.socket_path(short(name)), run_dir.file)
+        for path, content in composed.files.items():
+            with open(path, "wb") as file:
+                file.write(content)
         _log_summary(decided, settings.log_file or run_dir.file(rundir.LOG))
     except BaseException:
         run_dir.remove()

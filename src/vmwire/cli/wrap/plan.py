@@ -14,7 +14,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmwire.cli.wrap import cards, cmdline, decide, macs, memory, places, probe, program, rewrite
+from vmwire.cli.wrap import (
+    cards,
+    cmdline,
+    decide,
+    macs,
+    memory,
+    places,
+    probe,
+    program,
+    rewrite,
+    rom,
+)
 from vmwire.cli.wrap.cmdline import CommandLine
 from vmwire.cli.wrap.decide import Verdict, Wishes
 from vmwire.cli.wrap.edits import Edits
@@ -55,6 +66,12 @@ class Host:
     ) -> dict[str, int]:
         return probe.places(found, known, words, ids)
 
+    def data_folders(self, found: Program, known: Abilities) -> list[str]:
+        return probe.data_folders(found, known)
+
+    def rom(self, name: str, folders: Sequence[str]) -> bytes | None:
+        return rom.find(name, folders)
+
     def unserved_card(self, driver: str, properties: Values) -> str | None:
         from vmwire.cli.wrap import served
 
@@ -94,6 +111,8 @@ class Decision:
     without_msix: dict[int, list[str]] = field(default_factory=dict)
     pins: dict[int, str] = field(default_factory=dict)
     """Slots, by option index, of cards that would get another one."""
+    roms: dict[str, bytes] = field(default_factory=dict)
+    """Copies of expansion ROMs, by the type of the card that they are made out to."""
     fault: str | None = None
 
     @property
@@ -103,10 +122,11 @@ class Decision:
 
 @dataclass(slots=True)
 class Composition:
-    """The command to execute and the network's configuration."""
+    """The command to execute, the network's configuration, and files that QEMU needs."""
 
     command: list[str]
     config: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 def decision(command: Sequence[str], wishes: Wishes, host: Host) -> Decision:
@@ -159,6 +179,7 @@ def _ask_qemu(decided: Decision, found: Program, host: Host) -> None:
         decided.without_msix = rewrite.without_msix(survey, verdicts)
     if any(verdict.replaced for verdict in verdicts):
         _find_places(decided, found, known, host)
+        _find_roms(decided, found, known, host)
     if not decided.taken:
         return None
     machine = text(survey.machine, "type") or known.default_machine
@@ -213,24 +234,47 @@ def _find_places(decided: Decision, found: Program, known: Abilities, host: Host
         decide.stay(replaced, fixed)
 
 
+def _find_roms(decided: Decision, found: Program, known: Abilities, host: Host) -> None:
+    """Default expansion ROMs that have to be made out to another card than the file's own."""
+    from vmwire.cli.wrap import served
+
+    survey = decided.survey
+    assert survey is not None
+    for verdict in [each for each in decided.verdicts if each.replaced]:
+        name, device = served.default_rom(verdict) or ("", None)
+        if device is None:
+            continue
+        folders = [option.argument for _, option in survey.line.named("L")]
+        image = host.rom(name, [*folders, *host.data_folders(found, known)])
+        if image is None:
+            verdict.reason = f"its expansion ROM '{name}' is not found"
+        else:
+            decided.roms[verdict.driver] = rom.made_out_to(image, device)
+
+
 def _made_by(verdict: Verdict) -> int:
     """The option that makes the card."""
     return (verdict.card or verdict.entry).index
 
 
-def compose(decided: Decision, socket_path: Callable[[str], str]) -> Composition:
-    """The rewritten command; ``socket_path`` gives each taken card a place for its socket."""
+def compose(
+    decided: Decision, socket_path: Callable[[str], str], file_path: Callable[[str], str]
+) -> Composition:
+    """The rewritten command; ``socket_path`` gives each taken card a place for its socket, and
+    ``file_path`` one to each file."""
     from vmwire.cli.wrap import served
 
     survey = decided.survey
     assert survey is not None
     edits = Edits(survey.line, {**decided.without_msix, **decided.sharing.edits})
     addresses = macs.assigned(survey)
+    files = {driver: file_path(f"{driver}.rom") for driver in decided.roms}
     config: dict[str, list[Any]] = {"netdevs": [], "devices": []}
     for verdict in decided.taken:
         path = socket_path(verdict.id)
         if verdict.replaced:
-            rewrite.stand_in(survey, verdict, _slot(decided, verdict), path, edits)
+            slot = _slot(decided, verdict, files.get(verdict.driver))
+            rewrite.stand_in(survey, verdict, slot, path, edits)
         else:
             socket = Socket(rewrite.chardev_id(survey, verdict), path)
             words = rewrite.replacement(verdict, socket, decided.reconnect)
@@ -240,14 +284,20 @@ def compose(decided: Decision, socket_path: Callable[[str], str]) -> Composition
         config["devices"].append(device)
     _pin(decided, edits)
     edits.put_first(decided.sharing.words)
-    return Composition([decided.command[0], *edits.words()], config)
+    written = {files[driver]: image for driver, image in decided.roms.items()}
+    return Composition([decided.command[0], *edits.words()], config, written)
 
 
-def _slot(decided: Decision, verdict: Verdict) -> dict[str, Any]:
+def _slot(decided: Decision, verdict: Verdict, rom_file: str | None) -> dict[str, Any]:
+    """What the device that stands for the card is told; ``rom_file`` is a ROM made out to it."""
     from vmwire.cli.wrap import served
 
-    address = decided.pins.get(_made_by(verdict))
-    return served.slot(verdict) | ({} if address is None else {"addr": address})
+    properties = served.slot(verdict)
+    if (default := served.default_rom(verdict)) is not None:
+        properties["romfile"] = rom_file or default[0]
+    if (address := decided.pins.get(_made_by(verdict))) is not None:
+        properties["addr"] = address
+    return properties
 
 
 def _pin(decided: Decision, edits: Edits) -> None:

@@ -59,6 +59,7 @@ class Abilities:
     pci_drivers: list[str] = field(default_factory=list)
     places: dict[str, dict[str, int]] = field(default_factory=dict)
     """By the words that make a machine, where its cards are (see `places`)."""
+    data_folders: list[str] = field(default_factory=list)
     ram_sizes: dict[str, int] = field(default_factory=dict)
 
 
@@ -105,6 +106,14 @@ def places(program: Program, known: Abilities, words: list[str], ids: list[str])
     return known.places[key]
 
 
+def data_folders(program: Program, known: Abilities) -> list[str]:
+    """Where QEMU looks for firmware and ROMs by itself."""
+    if not known.data_folders:
+        known.data_folders = _run([*program.command, "-L", "help"], program, "").split("\n")
+        _store(program, known)
+    return known.data_folders
+
+
 # --- asking -----------------------------------------------------------------------------------
 
 Questions = dict[str, tuple[str, dict[str, str]]]
@@ -127,8 +136,6 @@ def _bare(machine: str) -> list[str]:
 
 def _ask(program: Program, machine: list[str], questions: Questions) -> dict[str, Any]:
     """Run QEMU once and put the questions; an error is an answer too (its description)."""
-    import subprocess  # rarely needed: most starts find the answers kept
-
     lines: list[dict[str, Any]] = [{"execute": "qmp_capabilities"}]
     lines += [
         {"execute": command, "arguments": arguments, "id": name}
@@ -138,10 +145,21 @@ def _ask(program: Program, machine: list[str], questions: Questions) -> dict[str
     command = [*program.command, *_data_folders(program.fixed)]
     command += [*machine, "-S", "-no-user-config"]
     command += ["-display", "none", "-qmp", "stdio"]
+    answers = _answers(_run(command, program, "\n".join(map(json.dumps, lines)) + "\n"))
+    missing = [command for name, (command, _) in questions.items() if name not in answers]
+    if missing:
+        raise ProbeError(f"it gave no answer to {missing[0]}")
+    return answers
+
+
+def _run(command: list[str], program: Program, text: str) -> str:
+    """What a run of QEMU prints, given ``text``."""
+    import subprocess  # rarely needed: most starts find the answers kept
+
     try:
         run = subprocess.run(
             command,
-            input="\n".join(map(json.dumps, lines)) + "\n",
+            input=text,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=PATIENCE_S,
@@ -151,11 +169,7 @@ def _ask(program: Program, machine: list[str], questions: Questions) -> dict[str
         )
     except (OSError, subprocess.SubprocessError, UnicodeError) as error:
         raise ProbeError(f"it can't be asked what it can do ({error})") from error
-    answers = _answers(run.stdout)
-    missing = [command for name, (command, _) in questions.items() if name not in answers]
-    if missing:
-        raise ProbeError(f"it gave no answer to {missing[0]}")
-    return answers
+    return run.stdout
 
 
 def _data_folders(fixed: tuple[str, ...]) -> list[str]:

@@ -98,10 +98,16 @@ def _replaced(verdict: Verdict, mac: str | None) -> dict[str, str]:
 
 
 def slot(verdict: Verdict) -> dict[str, Any]:
-    """The properties, as JSON values, of the device that stands for the card in QEMU.
+    """The properties, as JSON values, of the device that stands for the card in QEMU."""
+    return slot_properties(card_record(verdict.driver, verdict.properties))
 
-    That device has no expansion ROM unless it is told the one that QEMU gives to the card.
+
+def default_rom(verdict: Verdict) -> tuple[str, int | None] | None:
+    """The file of the expansion ROM that QEMU gives to the card, and the device id that it gets.
+
+    None if the user says which there is. The device that stands for the card has none by itself.
     """
     record = card_record(verdict.driver, verdict.properties)
-    rom = {} if record.rombar == 0 else {"romfile": record.ROM_FILE}
-    return rom | slot_properties(record)
+    if record.romfile is not None or record.rombar == 0:
+        return None
+    return record.ROM_FILE, record.ROM_DEVICE
