@@ -10,7 +10,7 @@ from tests.bench.tiny import TINY, Tiny
 from vmwire.bench.commands import VERBS
 from vmwire.bench.machine import Bench
 from vmwire.bench.pci import PciDevice
-from vmwire.bench.script import Script, ScriptError, replay
+from vmwire.bench.script import Script, ScriptError, main, replay
 from vmwire.wire.frame import F_NEEDS_CSUM, Frame, Offload
 
 BAR = 0xE400_0000
@@ -42,6 +42,7 @@ def session(pc: Bench) -> None:
     tiny.wire.accept_superframes()
     tiny.wire.set_full(True)
     tiny.wire.set_full(False)
+    pc.reload(tiny)
     pc.reset(tiny)
     pc.clock_step()
     pc.clock_set(5000)
@@ -136,10 +137,12 @@ def test_commands_without_an_answer_are_only_carried_out() -> None:
     ("clock_step", "OK 0"),
     ("clock_set 77", "OK 77"),
     ("send tiny 0102 0304", "OK 2"),
+    ("send tiny - -:01000000000000000000", "OK 2"),
     ("link tiny down", "OK"),
     ("room tiny no", "OK"),
     ("accept tiny all", "OK"),
     ("reset tiny", "OK"),
+    ("reload tiny", "OK"),
 ])  # fmt: skip
 def test_a_command_gives_qtests_answer(line: str, answer: str) -> None:
     with machine() as pc:
@@ -201,6 +204,22 @@ def test_the_page_of_commands_is_complete() -> None:
     for name in VERBS:
         base = name if name in script.__doc__ else name[:-1]
         assert base in script.__doc__, name
+
+
+def test_a_file_is_replayed_by_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Bench() as pc:
+        script = pc.record()
+        pc.plug("e1000", addr=3)
+        PciDevice(pc, 3).enable()
+        pc.readl(0xE300_0008)
+    for text, status in ((str(script), 0), (str(script).replace("0781", "0784"), 1)):
+        (tmp_path / "it.txt").write_text(text)
+        monkeypatch.setattr("sys.argv", ["script", str(tmp_path / "it.txt")])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == status, capsys.readouterr().out
 
 
 def test_a_command_that_ends_the_card_is_in_the_script_already() -> None:

@@ -171,6 +171,7 @@ def _send(pc: Bench, words: list[str]) -> str:
 
 def _frame(word: str) -> Frame:
     data, colon, offload = word.partition(":")
+    data = "" if data == "-" else data
     if not colon:
         return Frame.of(_bytes(data))
     header = _bytes(offload)
@@ -199,6 +200,11 @@ def _reset(pc: Bench, words: list[str]) -> str:
     return ""
 
 
+def _reload(pc: Bench, words: list[str]) -> str:
+    pc.reload(_card(pc, words[0]))
+    return ""
+
+
 VERBS: dict[str, tuple[str, Verb]] = {
     **{name: _in(name) for name in ("inb", "inw", "inl")},
     **{name: _out(name) for name in ("outb", "outw", "outl")},
@@ -213,6 +219,7 @@ VERBS: dict[str, tuple[str, Verb]] = {
     "clock_set": ("NS", _clock_set),
     "plug": ("DRIVER,id=NAME,...", _plug),
     "reset": ("NAME", _reset),
+    "reload": ("NAME", _reload),
     "send": ("NAME FRAME [FRAME]…", _send),
     "link": ("NAME up|down", _link),
     "accept": ("NAME all|packets", _accept),

@@ -243,6 +243,16 @@ class Bench:
         self.settle()
         self.end()
 
+    def reload(self, nic: Nic) -> None:
+        """Save the card's state, power it on anew, and restore it, as if its process had ended."""
+        self.begin(f"reload {nic.name}")
+        state = nic.function.save()
+        nic.function.reset()
+        nic.function.restore(state)
+        self._pci.remap()
+        self.settle()
+        self.end()
+
     def settle(self) -> None:
         """Do what cards have put off until the end of a turn, and what that puts off."""
         for _ in range(MOST_ROUNDS):

@@ -19,6 +19,7 @@ and these of ours, for what qtest leaves to the command line and to other socket
     accept NAME all|packets     what the far end of its wire takes
     room NAME yes|no            whether the far end takes frames at all
     reset NAME                  the bus's reset, at this card
+    reload NAME                 save its state, power it on anew, restore the state
 
 Below a command stands what it led to: ``IRQ raise NAME``, ``IRQ lower NAME``, ``MSI NAME VECTOR``,
 ``FRAME NAME HEX`` and last its answer. A command with an ``OK`` below it is compared in full when
@@ -162,3 +163,25 @@ def replay(script: Script, machine: Replayable) -> list[Difference]:
             if found != expected:
                 differences.append(Difference(step.line, step.command, expected, found))
     return differences
+
+
+def main() -> None:
+    """``python -m vmwire.bench.script FILE``: replay a script on a machine of its own."""
+    import argparse
+
+    from vmwire.bench.machine import Bench
+
+    parser = argparse.ArgumentParser(description="replay a script of the bench machine")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--ram", type=int, default=128, metavar="MIB")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with Bench(options.ram << 20, seed=options.seed) as pc:
+        differences = replay(Script.load(options.file), pc)
+    for difference in differences:
+        print(difference)
+    raise SystemExit(1 if differences else 0)
+
+
+if __name__ == "__main__":
+    main()

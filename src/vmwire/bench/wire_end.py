@@ -119,6 +119,6 @@ class WireEnd:
 
 
 def frame_text(frame: Frame) -> str:
-    """A frame in a script: its bytes in hex, and after a colon its offload's, if there is one."""
-    text = frame.tobytes().hex()
+    """A frame in a script: its bytes in hex (``-``: none), after a colon its offload's, if any."""
+    text = frame.tobytes().hex() or "-"
     return text if frame.offload == NO_OFFLOAD else f"{text}:{frame.offload.packed.hex()}"
