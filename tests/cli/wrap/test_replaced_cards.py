@@ -236,9 +236,14 @@ def test_cards_in_json_are_numbered_last() -> None:
 
 
 def test_nics_are_numbered_first_and_get_their_address_in_words() -> None:
-    line = "-nic user,model=e1000 -nic user,model=virtio -device rtl8139,addr=9"
-    assert "model=virtio,addr=4.0,mac=52:54:00:12:34:57" in words_after(line)
+    line = "-nic user,model=virtio -nic user,model=e1000 -device rtl8139,addr=9"
+    assert "model=virtio " in words_after(line)
     assert "rtl8139,addr=9,mac=52:54:00:12:34:58" in words_after(line)
+
+
+def test_card_of_a_nic_stays_where_a_later_nic_would_take_its_slot() -> None:
+    first, second = reasons("-nic user,model=e1000 -nic user,model=virtio")
+    assert first is not None and "slot" in first and second is None
 
 
 def test_address_that_a_wrapper_would_lose_keeps_the_card_with_qemu() -> None:

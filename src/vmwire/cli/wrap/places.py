@@ -96,7 +96,11 @@ def pins(survey: Survey, replaced: Mapping[int, Values], facts: Facts) -> dict[i
         for piece in before
         if piece.index in replaced or (piece.index > first and not piece.has_address)
     }
-    pinned = {index: each for index, each in pinned.items() if _can_be_pinned(survey, index)}
+    pinned = {
+        index: address
+        for index, address in pinned.items()
+        if index in replaced or _can_be_pinned(survey, index)
+    }
     after = _pieces(survey, replaced, facts, moved=True)
     if _asked_again(facts, [*machine, *_words(after, pinned)], list(slots)) != slots:
         raise UnclearError("another card would take its slot")
@@ -114,7 +118,7 @@ def _can_be_pinned(survey: Survey, index: int) -> bool:
     option = survey.line.options[index]
     if option.name == "drive" and not {"index", "unit", "bus"}.isdisjoint(option.options().keys()):
         return False
-    return option.name in ("nic", "device", "drive") and not option.fixed
+    return option.name in ("device", "drive") and not option.fixed
 
 
 def _matters(survey: Survey, replaced: Mapping[int, Values], facts: Facts) -> bool:
