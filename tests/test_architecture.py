@@ -43,8 +43,8 @@ HOST_MODULES = {
 }  # fmt: skip
 """Not ``threading``: an uncontended lock is a ring's memory barrier."""
 PURE = (
-    "bus/virtio", "nic", "wire", "netdev/null.py", "netdev/hubport.py", "netdev/user/dhcp.py",
-    "netdev/user/arp.py", "netdev/user/fragments.py", "options",
+    "bus/pci", "bus/virtio", "nic", "wire", "netdev/null.py", "netdev/hubport.py",
+    "netdev/user/dhcp.py", "netdev/user/arp.py", "netdev/user/fragments.py", "options",
 )  # fmt: skip
 
 
