@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 import shlex
 from xml.etree import ElementTree
 
 from vmwire.cli import recipes
 from vmwire.cli.recipes import Card
 from vmwire.nic.options import VirtioNetPciOptions
+from vmwire.nic.pci_options import E1000Options
 
 MAC = bytes.fromhex("525400123456")
 
@@ -52,3 +54,49 @@ def test_queue_pairs_are_counted_as_each_machine_counts() -> None:
     assert recipes.cloud_hypervisor(several)[0].endswith("num_queues=4")
     assert "  <driver queues='2'/>" in recipes.libvirt(several)
     assert not any("driver" in line for line in recipes.libvirt(card()))
+
+
+# --- cards that are served whole ----------------------------------------------------------------
+
+
+def whole_card(socket: str = "/run/n0.sock", **options: object) -> Card:
+    record = E1000Options(netdev="u", mac=MAC, **options)  # type: ignore[arg-type]
+    return Card("n0", socket, "u", record)
+
+
+def test_qemu_gets_shared_memory_and_a_device_in_json_that_stands_for_the_card() -> None:
+    words = qemu_words(whole_card(addr="5", bootindex=1, mitigation=False))
+    assert words[:-2] == [
+        "-m", "1G", "-object", "memory-backend-memfd,id=mem,size=1G,share=on",
+        "-machine", "memory-backend=mem",
+    ]  # fmt: skip
+    assert words[-2] == "-device"
+    assert json.loads(words[-1]) == {
+        "driver": "vfio-user-pci",
+        "id": "n0",
+        "addr": "5",
+        "bootindex": 1,
+        "socket": {"type": "unix", "path": "/run/n0.sock"},
+    }
+
+
+def test_cloud_hypervisor_gets_a_user_device() -> None:
+    assert recipes.cloud_hypervisor(whole_card()) == [
+        "--memory size=1G,shared=on --user-device socket=/run/n0.sock"
+    ]
+
+
+def test_libvirt_hands_the_device_on_to_qemu() -> None:
+    odd = whole_card("/run/a'b&c.sock")
+    domain, *lines = recipes.libvirt(odd)
+    xml = ElementTree.fromstring("".join([domain, *lines, "</domain>"]))
+    space = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+    flag, device = (each.get("value") for each in xml.findall(f"{space}commandline/{space}arg"))
+    assert flag == "-device" and device is not None
+    assert json.loads(device)["socket"]["path"] == "/run/a'b&c.sock"
+    assert xml.find("memoryBacking/access") is not None
+
+
+def test_notes_are_about_the_cards_that_are_there() -> None:
+    assert "reconnect-ms" not in recipes.text([whole_card()])
+    assert "vfio-user-pci is there since" not in recipes.text([card()])

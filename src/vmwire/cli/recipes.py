@@ -8,10 +8,14 @@ why each recipe names it: a card works with any size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from shlex import quote
+from typing import Any
 
 from vmwire.nic.options import VirtioNetOptions, qemu_properties
+from vmwire.nic.pci_options import PciNicOptions, slot_properties
 from vmwire.options.syntax import escape
 from vmwire.options.values import format_mac
 
@@ -27,36 +31,70 @@ class Card:
     socket: str
     netdev: str
     """What it is joined to, in the network that is served."""
-    options: VirtioNetOptions
-    """What QEMU is told of it: ``netdev`` is the vhost-user one, which is called ``id``."""
+    options: VirtioNetOptions | PciNicOptions
+    """What QEMU is told of it: ``id`` is the one that the user gave, if any."""
 
     @property
     def mac(self) -> str:
         return format_mac(self.options.mac or b"")
 
+    @property
+    def way(self) -> Way:
+        return next(way for way in WAYS if isinstance(self.options, way.options))
+
+
+@dataclass(slots=True, frozen=True)
+class Way:
+    """How machines reach cards of one kind: each function makes a machine's lines."""
+
+    options: type[Any]
+    qemu: Callable[[Card], list[str]]
+    cloud_hypervisor: Callable[[Card], list[str]]
+    libvirt: Callable[[Card], list[str]]
+
 
 def qemu(card: Card) -> list[str]:
     """QEMU's arguments, one line each."""
-    pairs = card.options.queue_pairs
-    queues = f",queues={pairs}" if pairs > 1 else ""
     return [
         f"-m {MEMORY} -object memory-backend-memfd,id=mem,size={MEMORY},share=on",
         "-machine memory-backend=mem",
-        f"-chardev {quote(f'socket,id={card.id},path={escape(card.socket)},reconnect-ms=1000')}",
-        f"-netdev vhost-user,id={card.id},chardev={card.id}{queues}",
-        f"-device {quote(str(qemu_properties(card.options)))}",
+        *card.way.qemu(card),
     ]
 
 
 def cloud_hypervisor(card: Card) -> list[str]:
-    path = f'"{card.socket}"' if "," in card.socket else card.socket
-    net = f"vhost_user=true,socket={path},mac={card.mac},num_queues={2 * card.options.queue_pairs}"
-    return [f"--memory size={MEMORY},shared=on --net {quote(net)}"]
+    (words,) = card.way.cloud_hypervisor(card)
+    return [f"--memory size={MEMORY},shared=on {words}"]
 
 
 def libvirt(card: Card) -> list[str]:
-    """The interface, and what the domain needs besides."""
-    pairs = card.options.queue_pairs
+    """What stands for the card, and what the domain needs besides."""
+    shared = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+    return [*card.way.libvirt(card), shared]
+
+
+# --- vhost-user: the machine has a virtio card ----------------------------------------------------
+
+
+def _vhost_qemu(card: Card) -> list[str]:
+    options = _virtio(card)
+    queues = f",queues={options.queue_pairs}" if options.queue_pairs > 1 else ""
+    device = qemu_properties(replace(options, netdev=card.id))
+    return [
+        f"-chardev {quote(f'socket,id={card.id},path={escape(card.socket)},reconnect-ms=1000')}",
+        f"-netdev vhost-user,id={card.id},chardev={card.id}{queues}",
+        f"-device {quote(str(device))}",
+    ]
+
+
+def _vhost_cloud_hypervisor(card: Card) -> list[str]:
+    queues = 2 * _virtio(card).queue_pairs
+    net = f"vhost_user=true,socket={_listed(card.socket)},mac={card.mac},num_queues={queues}"
+    return [f"--net {quote(net)}"]
+
+
+def _vhost_libvirt(card: Card) -> list[str]:
+    pairs = _virtio(card).queue_pairs
     return [
         "<interface type='vhostuser'>",
         f"  <mac address='{card.mac}'/>",
@@ -66,8 +104,53 @@ def libvirt(card: Card) -> list[str]:
         "  <model type='virtio'/>",
         *([f"  <driver queues='{pairs}'/>"] if pairs > 1 else []),
         "</interface>",
-        "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>",
     ]
+
+
+def _virtio(card: Card) -> VirtioNetOptions:
+    assert isinstance(card.options, VirtioNetOptions)
+    return card.options
+
+
+# --- vfio-user: the whole card is served ----------------------------------------------------------
+
+
+def _vfio_device(card: Card) -> str:
+    """The device that stands for the card, in JSON: QEMU takes a socket in no other form."""
+    assert isinstance(card.options, PciNicOptions)
+    device: dict[str, Any] = {"driver": "vfio-user-pci", "id": card.id}
+    device |= {**slot_properties(card.options), "socket": {"type": "unix", "path": card.socket}}
+    return json.dumps(device, separators=(",", ":"), ensure_ascii=False)
+
+
+def _vfio_qemu(card: Card) -> list[str]:
+    return [f"-device {quote(_vfio_device(card))}"]
+
+
+def _vfio_cloud_hypervisor(card: Card) -> list[str]:
+    return [f"--user-device {quote(f'socket={_listed(card.socket)}')}"]
+
+
+def _vfio_libvirt(card: Card) -> list[str]:
+    """libvirt doesn't know such devices; its domain's first line has to declare the namespace."""
+    return [
+        "<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>",
+        "<qemu:commandline>",
+        "  <qemu:arg value='-device'/>",
+        f"  <qemu:arg value='{_attribute(_vfio_device(card))}'/>",
+        "</qemu:commandline>",
+    ]
+
+
+WAYS = (
+    Way(VirtioNetOptions, _vhost_qemu, _vhost_cloud_hypervisor, _vhost_libvirt),
+    Way(PciNicOptions, _vfio_qemu, _vfio_cloud_hypervisor, _vfio_libvirt),
+)
+
+
+def _listed(path: str) -> str:
+    """A path as Cloud Hypervisor takes it in a list."""
+    return f'"{path}"' if "," in path else path
 
 
 def _attribute(text: str) -> str:
@@ -78,9 +161,13 @@ def _attribute(text: str) -> str:
 
 
 NOTES = """\
+Several cards of one VM share its memory options. libvirt runs VMs as a user of its own: choose a
+--socket-dir that this user can enter."""
+VHOST_NOTES = """\
 QEMU before 9.2 spells reconnect-ms=1000 as reconnect=1; 7.2 without KVM wants vectors=0 on the
-device. Several cards of one VM share its memory options. libvirt runs VMs as a user of its own:
-choose a --socket-dir that this user can enter."""
+device."""
+VFIO_NOTES = """\
+vfio-user-pci is there since QEMU 10.1. For network boot add "romfile":"efi-e1000.rom" (e1000)."""
 
 
 def text(cards: list[Card]) -> str:
@@ -96,7 +183,9 @@ def text(cards: list[Card]) -> str:
             *_section("libvirt", libvirt(card)),
             "",
         ]
-    return "\n".join([*parts, NOTES]) if cards else ""
+    notes = [VHOST_NOTES] if any(isinstance(c.options, VirtioNetOptions) for c in cards) else []
+    notes += [VFIO_NOTES] if any(isinstance(c.options, PciNicOptions) for c in cards) else []
+    return "\n".join([*parts, *notes, NOTES]) if cards else ""
 
 
 def _section(title: str, lines: list[str], continued: str = "") -> list[str]:

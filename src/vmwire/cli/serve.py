@@ -123,7 +123,7 @@ def plan(arguments: Arguments, run_dir: RunDir) -> tuple[dict[str, Any], list[Ca
         mac = asked.mac or DEFAULT_MAC[:5] + bytes([DEFAULT_MAC[5] + number & 0xFF])
         card = replace(asked, id=id, mac=mac, socket=path)
         devices.append([text, table_of(type(card)).to_text(card)])
-        cards.append(Card(id, path, asked.netdev or "", replace(card, id=asked.id, netdev=id)))
+        cards.append(Card(id, path, asked.netdev or "", replace(card, id=asked.id)))
     captures = [capture_option.read(text) for text in arguments.capture]
     return {"netdevs": netdevs, "devices": devices, "captures": captures}, cards
 
