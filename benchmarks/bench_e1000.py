@@ -1,0 +1,258 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the e1000 costs by itself: on the bench, without a virtual machine and without system calls.
+
+The driver's side prepares the rings; only the accesses that make the card work are timed.
+Microseconds per frame (or access, or interrupt), median and best of many rounds, and what the
+median makes a second. Below that, how many register accesses a driver like Linux's needs a frame.
+
+    python benchmarks/bench_e1000.py [--profile CASE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
+
+from vmwire.bench import e1000_spec as spec  # noqa: E402
+from vmwire.bench.e1000 import Context, E1000Driver  # noqa: E402
+from vmwire.bench.machine import Bench  # noqa: E402
+from vmwire.wire.frame import F_NEEDS_CSUM, GSO_TCPV4, NO_OFFLOAD, Frame, Offload  # noqa: E402
+from vmwire.wire.port import EVERYTHING, Port  # noqa: E402
+
+MAC = bytes.fromhex("525400123456")
+CHECKSUM = Offload(F_NEEDS_CSUM, 0, 0, 0, 34, 16)
+TSO = Offload(F_NEEDS_CSUM, GSO_TCPV4, 54, 1448, 34, 16)
+HEADER = (
+    MAC + bytes.fromhex("525500020202 0800 4500 0000 0000 4000 4006 0000 0a000202 0a00020f")
+    + bytes.fromhex("1f90 9c40 00000001 00000001 5010 ffff 0000 0000")
+)  # fmt: skip
+SUPERFRAME = 54 + 44 * 1448
+RING = 256
+SECONDS = 0.4
+
+
+class Case:
+    """One card. ``refill`` is the driver's part of a round, ``run`` the card's; it is timed."""
+
+    frames = 1
+
+    def __init__(self) -> None:
+        self.pc = Bench(32 << 20)
+        self.nic = self.pc.plug("e1000", mac=MAC, addr=4)
+        self.driver = E1000Driver(self.pc, 4, ring=RING)
+        self.driver.start(receive=spec.RCTL_BAM | spec.RCTL_SECRC)
+        self.driver.write(spec.RXCSUM, spec.RXCSUM_IP | spec.RXCSUM_TCP_UDP)
+        self.nic.wire.port.disconnect()
+        self.port = Port("sink", len, accepts=EVERYTHING)
+        self.port.connect(self.nic.function.port)
+        self.pc.clock_step(1_000_000_000)
+        self.driver.read(spec.ICR)
+
+    def refill(self) -> None:
+        """Make ready for a round."""
+
+    def run(self) -> None:
+        """One round."""
+        raise NotImplementedError
+
+
+class Transmit(Case):
+    """``frames`` at once of ``size`` bytes."""
+
+    def __init__(self, size: int, frames: int) -> None:
+        super().__init__()
+        self.frames = frames
+        frame = (HEADER + bytes(1500))[:size]
+        for _ in range(RING):
+            self.driver.send(frame, kick=False)
+        self.tail = 0
+
+    def run(self) -> None:
+        self.tail = (self.tail + self.frames) % RING
+        self.driver.write(spec.TDT, self.tail)
+
+
+class TransmitSuperframe(Case):
+    """``frames`` superframes at once, each a context and 17 data descriptors."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__()
+        self.frames = frames
+        self.frame = HEADER + bytes(SUPERFRAME - 54)
+        self.context = Context(
+            14, 24, 33, 34, 50, 0, segment=True, payload=SUPERFRAME - 54, header=54, mss=1448
+        )
+
+    def refill(self) -> None:
+        for _ in range(self.frames):
+            self.driver.send_extended(
+                self.frame, self.context, options=3, pieces=[54, *[4096] * 15], kick=False
+            )
+
+    def run(self) -> None:
+        self.driver.kick()
+
+
+class Receive(Case):
+    """``frames`` of ``size`` bytes, ``batch`` at once, with ``offload`` still to be done."""
+
+    def __init__(self, size: int, frames: int, batch: int, offload: Offload = NO_OFFLOAD) -> None:
+        super().__init__()
+        self.frames = frames
+        self.batch = [Frame.of(HEADER.ljust(size, b"\0"), offload)] * batch
+
+    def refill(self) -> None:
+        head = self.driver.read(spec.RDH)
+        self.driver.write(spec.RDT, (head - 1) % RING)
+
+    def run(self) -> None:
+        for _ in range(0, self.frames, len(self.batch)):
+            assert self.port.send(self.batch) == len(self.batch)
+
+
+class Access(Case):
+    """A register read or written, 100 times."""
+
+    frames = 100
+
+    def __init__(self, access: Callable[[Case], object]) -> None:
+        super().__init__()
+        self.access = access
+
+    def run(self) -> None:
+        access = self.access
+        for _ in range(self.frames):
+            access(self)
+
+
+def interrupt(case: Case) -> None:
+    """One whole interrupt: cause, line up, the handler's read, line down."""
+    case.driver.write(spec.ICS, spec.ICR_RXT0)
+    case.driver.read(spec.ICR)
+
+
+class Interrupts(Access):
+    """100 interrupts."""
+
+    def __init__(self) -> None:
+        super().__init__(interrupt)
+        self.driver.write(spec.IMS, spec.ICR_RXT0)
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "tx 64 B, 64 at once": lambda: Transmit(64, 64),
+    "tx 64 B, 1 at once": lambda: Transmit(64, 1),
+    "tx 1514 B, 64 at once": lambda: Transmit(1514, 64),
+    "tx 1514 B, 1 at once": lambda: Transmit(1514, 1),
+    "tx superframe of 44 segments, 4 at once": lambda: TransmitSuperframe(4),
+    "tx superframe of 44 segments, 1 at once": lambda: TransmitSuperframe(1),
+    "rx 64 B, 64 at once": lambda: Receive(64, 192, 64),
+    "rx 64 B, 1 at once": lambda: Receive(64, 192, 1),
+    "rx 1514 B, 64 at once": lambda: Receive(1514, 192, 64),
+    "rx 1514 B, 1 at once": lambda: Receive(1514, 192, 1),
+    "rx 1514 B, checksum to do, 64 at once": lambda: Receive(1514, 192, 64, CHECKSUM),
+    "rx superframe of 44 segments": lambda: Receive(SUPERFRAME, 4, 1, TSO),
+    "register read": lambda: Access(lambda case: case.driver.read(spec.STATUS)),
+    "register write": lambda: Access(lambda case: case.driver.write(spec.ITR, 0)),
+    "register read, without the bench": lambda: Access(
+        lambda case: case.nic.function.read(0, spec.STATUS, 4)
+    ),
+    "register write, without the bench": lambda: Access(
+        lambda case: case.nic.function.write(0, spec.ITR, 4, 0)
+    ),
+    "interrupt": Interrupts,
+}
+
+
+def rounds(case: Case) -> Iterator[float]:
+    """Yield what each round cost, in seconds."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        case.refill()
+        begin = time.perf_counter()
+        case.run()
+        yield time.perf_counter() - begin
+
+
+def accesses(frames: int) -> tuple[float, float, float, float]:
+    """Reads and writes a frame of a driver like Linux's, ``frames`` an interrupt: out, then in.
+
+    Out: one tail for the batch; the interrupt's read of the causes, mask, unmask. In: the same,
+    and one tail for each 16 buffers given back.
+    """
+    case = Case()
+    driver = case.driver
+    driver.write(spec.IMS, spec.ICR_TXDW | spec.ICR_RXT0)
+    counts = [0, 0]
+    read, write = driver.read, driver.write
+
+    def counted_read(register: int) -> int:
+        counts[0] += 1
+        return read(register)
+
+    def counted_write(register: int, value: int) -> None:
+        counts[1] += 1
+        write(register, value)
+
+    driver.read, driver.write = counted_read, counted_write  # type: ignore[method-assign]
+    found = []
+    for sending in (True, False):
+        counts[:] = 0, 0
+        if sending:
+            for _ in range(frames):
+                driver.send(bytes(64), kick=False)
+            driver.kick()
+        else:
+            case.port.send([Frame.of(HEADER.ljust(64, b"\0"))] * frames)
+        if case.nic.irq_level:
+            assert driver.read(spec.ICR)
+            driver.write(spec.IMC, 0xFFFFFFFF)
+            if not sending:
+                driver.receive(give_back=False)
+                for _ in range(-(-frames // 16)):
+                    driver.write(spec.RDT, (driver.rx_next - 1) % RING)
+            driver.write(spec.IMS, spec.ICR_TXDW | spec.ICR_RXT0)
+        found += [count / frames for count in counts]
+    return found[0], found[1], found[2], found[3]
+
+
+def profile(case: Case) -> None:
+    """Print where the time of a case goes."""
+    profiler = cProfile.Profile()
+    for _ in range(200):
+        case.refill()
+        profiler.runcall(case.run)
+    profiler.print_stats("tottime")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="what a frame costs in the e1000")
+    parser.add_argument("--profile", metavar="CASE", choices=list(CASES))
+    chosen = parser.parse_args().profile
+    if chosen:
+        profile(CASES[chosen]())
+        return
+    print(f"{'microseconds per frame, access or interrupt':42}  median    best   a second")
+    for name, make in CASES.items():
+        case = make()
+        costs = sorted(cost / case.frames * 1e6 for cost in rounds(case))
+        median = costs[len(costs) // 2]
+        print(f"{name:42} {median:7.2f} {costs[0]:7.2f} {1e6 / median:10,.0f}")
+    print(f"\n{'register accesses per frame':42} out: reads  writes    in: reads  writes")
+    for frames in (1, 8, 64):
+        row = accesses(frames)
+        out, into = row[:2], row[2:]
+        print(f"{f'{frames} an interrupt':42} {out[0]:10.3f} {out[1]:7.3f}", end=" ")
+        print(f"{into[0]:12.3f} {into[1]:7.3f}")
+
+
+if __name__ == "__main__":
+    main()
