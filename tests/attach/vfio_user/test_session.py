@@ -52,6 +52,7 @@ from vmwire.bus.pci.vfio_user import (
     ROM,
     VGA,
     Command,
+    Header,
     pack_message,
     pack_version,
 )
@@ -364,6 +365,38 @@ def test_a_transfer_that_nobody_answers_is_a_fault_and_its_late_answer_is_passed
     assert pc.read(0, FAULTS) == 1
     assert pc.dma_messages == 1
     assert pc.read(0, IDENT) == 0xC0B1E5
+
+
+def test_a_machine_that_waits_for_a_register_before_it_answers_is_answered(pc: Client) -> None:
+    """QEMU holds one lock while it waits for a read, and needs it to serve the card's transfer."""
+    pc.map_remote(0, 0x1000)[0:4] = b"data"
+    pc.write(CONFIG, 4, MASTER, 2)
+    pc.write(0, LENGTH, 4)
+    pc.write(0, TARGET, 0x800)
+    pc.post(0, GO, 1)
+    pc.post(0, SCRATCH, 77)
+    number = pc.tell(Command.REGION_READ, pack("<QII", SCRATCH, 0, 4))
+    transfers = []
+    while not transfers or transfers[-1].type != 1:
+        header = Header.unpack(pc._read(16))
+        transfers.append(header)
+        payload = pc._read(header.size - 16)
+    assert (transfers[-1].message_id, payload[16:]) == (number, pack("<I", 77))
+    assert [header.command for header in transfers[:-1]] == [Command.DMA_READ]
+    pc._serve_dma(transfers[0], pack("<QQ", 0, 4))
+    assert pc.read(0, FAULTS) == 0
+    assert pc.remote[0][0x800:0x804] == b"data"
+
+
+def test_a_machine_that_goes_during_a_transfer_is_noticed(served: Served) -> None:
+    for _ in range(5):
+        with served.client() as pc:
+            pc.map_remote(0, 0x1000)
+            pc.write(CONFIG, 4, MASTER, 2)
+            pc.write(0, LENGTH, 4)
+            pc.write(0, LATER, 100)
+            pc.socket.recv(16)
+        served.wait(lambda: not served.nic.stats()["connected"])
 
 
 def test_a_transfer_that_is_refused_is_a_fault(pc: Client) -> None:

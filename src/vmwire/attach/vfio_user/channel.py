@@ -8,11 +8,14 @@ message that begins in it, as long as no message that may carry descriptors fits
 one. That is what ``HEAD`` is for: a message is begun with a read of at most 36 bytes, which is all
 of a register access, and less than any message with descriptors and the start of another.
 
-A size is judged before the body is read. What is too short counts as a bare header; what is too
-long is answered by its header and passed over, so that the next message is found.
+A size is judged before the body is read. What is too short counts as a bare header; of what is too
+long only the header is returned, and its body is passed over, so that the next message is found.
 
-We may ask, too (``ask``): that waits for the reply, for a limited time, and sets aside what the
-peer sends meanwhile, up to a limit.
+We may ask, too (``ask``): that waits for the reply, for a limited time. What the peer sends
+meanwhile is set aside, up to a limit. But a peer that waits for an answer of ours may not be able
+to give its own before (QEMU holds its big lock in both): then ``on_urgent`` is called to serve what
+is set aside. So a card's registers may be accessed while it waits for memory, as hardware's may,
+and it may come to ask again within that.
 """
 
 from __future__ import annotations
@@ -23,14 +26,17 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 
 from vmwire.bus.pci.vfio_user import (
     F_ERROR,
+    F_NO_REPLY,
     HEADER,
     MAX_FDS,
     MAX_MESSAGE,
     TYPE_REPLY,
     WRITE_MESSAGE,
+    Command,
     Header,
     ProtocolError,
     pack_message,
@@ -40,20 +46,14 @@ HEAD = WRITE_MESSAGE.size
 """Bytes that are asked for when a message begins."""
 SET_ASIDE = 1024
 """Messages, and bytes in each of them on average, that may wait while we wait for a reply."""
+MOST_QUESTIONS = 4
+"""Questions that are open at once, each asked while an earlier one waits."""
 REPLY_S = 1.0
 SEND_S = 1.0
 """How long a peer may take to answer, or to read what we answer."""
 
 _ANCILLARY = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 _SIZE = HEADER.size
-
-
-class Overlong(Exception):
-    """A message that is longer than any that we take; its body is being passed over."""
-
-    def __init__(self, header: Header) -> None:
-        super().__init__(f"a message of {header.size} bytes")
-        self.header = header
 
 
 class NoReply(Exception):
@@ -82,6 +82,8 @@ class Channel:
         self._aside: deque[tuple[bytes, list[int]]] = deque()
         self._aside_size = 0
         self._next_id = 0
+        self._asked: dict[int, bytes | None] = {}
+        self.on_urgent: Callable[[], None] | None = None
         self.overdue = False
         """Whether a question's answer is still to come that we no longer wait for."""
 
@@ -97,7 +99,7 @@ class Channel:
         return bool(self._aside) or len(self.data) >= _SIZE
 
     def receive(self) -> bytes | None:
-        """Return the next message; None: it isn't (all) there yet. May raise ``Overlong``."""
+        """Return the next message; None: it isn't (all) there yet."""
         if not (self.data or self.fds or self._aside or self._skip or self._coming):
             message = self._read(HEAD)
             if message is None:
@@ -125,7 +127,7 @@ class Channel:
             if have >= size:
                 size = int.from_bytes(data[4:8], "little")
                 if size > MAX_MESSAGE:
-                    self._begin_to_skip(size)
+                    return self._begin_to_skip(size)
                 size = max(size, _SIZE)
                 if have >= size:
                     break
@@ -184,12 +186,12 @@ class Channel:
         else:
             self._coming_at -= size
 
-    def _begin_to_skip(self, size: int) -> None:
-        header = Header.unpack(self.data)
+    def _begin_to_skip(self, size: int) -> bytes:
+        header = self.data[:_SIZE]
         self._skip = size - len(self.data)
         self.data = b""
         self._hand_over(size)
-        raise Overlong(header)
+        return header
 
     def _pass_over(self) -> bool:
         """Read what is to be passed over, a piece at a time; whether that is done."""
@@ -236,35 +238,51 @@ class Channel:
 
     def ask(self, command: int, payload: bytes) -> bytes:
         """Send a question and return its reply's payload. Raises ``NoReply``."""
-        if self.overdue:
-            raise NoReply("still none to an earlier question")  # it may be as slow again
+        if self.overdue or len(self._asked) >= MOST_QUESTIONS:
+            raise NoReply("still none to earlier questions")
         message_id = self._next_id
         self._next_id = (message_id + 1) & 0xFFFF
-        self.send(pack_message(message_id, command, payload))
-        deadline = time.monotonic() + REPLY_S
-        while True:
-            message = self._next()
-            if message is None:
-                if not self._wait(select.POLLIN, deadline):
-                    self.overdue = True
-                    raise NoReply(f"none in {REPLY_S:g} s")
-                continue
-            header = Header.unpack(message)
-            if header.type == TYPE_REPLY and header.command == command:
-                self.close_fds()
-                if header.message_id != message_id:
-                    continue  # one that came too late
-                if header.flags & F_ERROR:
-                    raise NoReply(os.strerror(header.error))
-                return message[_SIZE:]
-            self._put_aside(message)
+        self._asked[message_id] = None
+        try:
+            self.send(pack_message(message_id, command, payload))
+            reply = self._wait_for(message_id, time.monotonic() + REPLY_S)
+        finally:
+            del self._asked[message_id]
+        header = Header.unpack(reply)
+        if header.flags & F_ERROR:
+            raise NoReply(os.strerror(header.error))
+        return reply[_SIZE:]
 
-    def _put_aside(self, message: bytes) -> None:
+    def _wait_for(self, message_id: int, deadline: float) -> bytes:
+        while (reply := self._asked[message_id]) is None:
+            message = self._next()
+            if message is not None:
+                self._sort(message)
+            elif not self._wait(select.POLLIN, deadline):
+                self.overdue = True
+                raise NoReply(f"none in {REPLY_S:g} s")
+        return reply
+
+    def _sort(self, message: bytes) -> None:
+        """A message has come while we wait for a reply."""
+        header = Header.unpack(message)
+        if header.type == TYPE_REPLY and header.message_id in self._asked:
+            self._asked[header.message_id] = message
+            self.close_fds()
+            return
         self._aside.append((message, self.fds))
         self._aside_size += len(message)
         self.fds = []
         if len(self._aside) > SET_ASIDE or self._aside_size > SET_ASIDE * 1024:
             raise NoReply("other messages without end instead")
+        urgent = not header.flags & F_NO_REPLY and header.command != Command.DEVICE_RESET
+        if urgent and self.on_urgent is not None:
+            self.on_urgent()
+
+    @property
+    def set_aside(self) -> bool:
+        """Whether messages wait that came during a question."""
+        return bool(self._aside)
 
     def close(self) -> None:
         """Close the socket and all descriptors that came and weren't taken."""

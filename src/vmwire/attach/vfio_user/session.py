@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmwire.attach.vfio_user import memory
-from vmwire.attach.vfio_user.channel import Channel, Overlong
+from vmwire.attach.vfio_user.channel import Channel, NoReply
 from vmwire.attach.vfio_user.kept import BEGUN, DONE, NONE, STATE_VERSION, Keeping, Record
 from vmwire.attach.vfio_user.memory import DmaMap
 from vmwire.attach.vfio_user.refused import Refused
@@ -66,6 +66,7 @@ from vmwire.bus.pci.vfio_user import (
     WRITE_MESSAGE,
     Command,
     Header,
+    ProtocolError,
     command_name,
     pack_message,
     pack_version,
@@ -122,6 +123,8 @@ class Session:
         self.channel = channel
         self.card = card
         self.name = card.name
+        channel.on_urgent = self._serve_aside
+        self._broken: EOFError | OSError | ProtocolError | None = None
         self.version: tuple[int, int] | None = None
         self.refused: Counter[str] = Counter()
         """Messages that were answered with an error, by their command."""
@@ -143,14 +146,12 @@ class Session:
 
     def on_readable(self, events: int = 0) -> None:
         """Serve what the machine has sent."""
+        if self._broken is not None:
+            raise self._broken
         channel = self.channel
         receive = channel.receive
         for _ in range(BUDGET):
-            try:
-                message = receive()
-            except Overlong as error:
-                self._refuse(error.header, Refused(str(error)))
-                continue
+            message = receive()
             if message is None:
                 return
             if self._record is None:
@@ -246,7 +247,7 @@ class Session:
 
     def _answer(self, header: Header, payload: bytes) -> bytes:
         """Check a message against the table, and have it served."""
-        if header.size < HEADER.size:
+        if header.size != HEADER.size + len(payload):  # too short, or too long
             raise Refused(f"a message of {header.size} bytes")
         if header.flags & TYPE_MASK != TYPE_COMMAND:
             raise Refused("a reply to nothing" if header.type == TYPE_REPLY else "an unknown type")
@@ -412,9 +413,18 @@ class Session:
         """Ask the machine, and see to it that what came meanwhile is served."""
         try:
             return self.channel.ask(command, payload)
+        except (EOFError, OSError, ProtocolError) as error:
+            self._broken = error  # the card hears of a fault; our owner hears of this
+            self._loop.defer(self._go_on)
+            raise NoReply(f"the connection is lost: {error!r}") from None
         finally:
             if self.channel.waiting:
                 self._loop.defer(self._go_on)
+
+    def _serve_aside(self) -> None:
+        """The machine waits for us, and we for it: serve what came first."""
+        while self.channel.set_aside and (message := self.channel.receive()) is not None:
+            self._dispatch(message)
 
     # What outlives the worker
 
