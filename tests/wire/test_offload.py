@@ -29,11 +29,10 @@ from vmwire.wire.frame import (
     GSO_TCPV6,
     GSO_UDP,
     GSO_UDP_L4,
-    NO_OFFLOAD,
     Frame,
     Offload,
 )
-from vmwire.wire.offload import finish
+from vmwire.wire.offload import FINISHED, finish
 
 PAYLOAD = bytes(number * 7 & 0xFF for number in range(3500))
 NEEDS_TCP = Offload(F_NEEDS_CSUM, checksum_start=34, checksum_offset=16)
@@ -47,7 +46,7 @@ def test_unfinished_checksum_is_filled_in() -> None:
     data = ethernet(0x0800, ipv4(6, unfinished(tcp(0x18, b"hello"), V4, 6)))
     (done,) = finish(Frame.of(data, NEEDS_TCP))
     assert transport_checks(done.tobytes())
-    assert done.offload is NO_OFFLOAD
+    assert done.offload is FINISHED
     assert data != done.tobytes()
 
 

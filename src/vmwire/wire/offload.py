@@ -10,20 +10,20 @@ and sequence number; FIN and PSH only on the last one, CWR only on the first (RF
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
 
 from vmwire.wire.frame import (
+    F_DATA_VALID,
     F_NEEDS_CSUM,
     GSO_ECN,
     GSO_NONE,
     GSO_TCPV4,
     GSO_TCPV6,
     GSO_UDP_L4,
-    NO_OFFLOAD,
     Frame,
+    Offload,
 )
-from vmwire.wire.protocols.checksum import ones_complement_sum
+from vmwire.wire.protocols.checksum import fold, ones_complement_sum
 
 U16 = Struct("!H")
 U32 = Struct("!I")
@@ -33,6 +33,9 @@ ETHERTYPE_IPV6 = 0x86DD
 ETHERTYPE_VLANS = (0x8100, 0x88A8)
 PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
+
+FINISHED = Offload(F_DATA_VALID)
+"""What is done here needs no verification by whoever gets it."""
 
 FIN = 0x01
 PSH = 0x08
@@ -57,7 +60,7 @@ def _with_checksum(frame: Frame) -> Frame:
     offload = frame.offload
     if offload.flags & F_NEEDS_CSUM:
         fill_checksum(data, offload.checksum_start, offload.checksum_offset)
-    return Frame.of(data, NO_OFFLOAD)
+    return Frame.of(data, FINISHED)
 
 
 def fill_checksum(data: bytearray | memoryview, start: int, offset: int) -> None:
@@ -96,7 +99,7 @@ def segment(frame: Frame) -> list[Frame]:
     last = starts[-1]
     cutter = _Cutter(data, network, transport, payload)
     return [
-        Frame.of(cutter.cut(number, start, size, start == last))
+        Frame.of(cutter.cut(number, start, size, start == last), FINISHED)
         for number, start in enumerate(starts)
     ]
 
@@ -120,51 +123,71 @@ def _layers(data: bytes) -> tuple[int, int, int, int] | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
 class _Cutter:
-    """A superframe's bytes and where its headers lie."""
+    """A superframe's bytes, where its headers lie, and the sums of what all segments share."""
 
-    data: bytes
-    network: int
-    transport: int
-    payload: int
+    def __init__(self, data: bytes, network: int, transport: int, payload: int) -> None:
+        self._data = data
+        self._network, self._transport, self._payload = network, transport, payload
+        header = self._header = bytearray(data[:payload])
+        self._ipv6 = header[network] >> 4 == 6
+        self._tcp = header[network + (6 if self._ipv6 else 9)] == PROTOCOL_TCP
+        self._flags = header[transport + 13] if self._tcp else 0
+        self._sequence: int = U32.unpack_from(header, transport + 4)[0] if self._tcp else 0
+        self._checksum_at = transport + (16 if self._tcp else 6)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Zero what differs between segments, and sum the rest."""
+        header, network, transport = self._header, self._network, self._transport
+        if self._ipv6:
+            U16.pack_into(header, network + 4, 0)
+            addresses = header[network + 8 : network + 40]
+        else:
+            (self._identification,) = U16.unpack_from(header, network + 4)
+            U32.pack_into(header, network + 2, 0)
+            U16.pack_into(header, network + 10, 0)
+            addresses = header[network + 12 : network + 20]
+            self._network_sum = ones_complement_sum(header[network:transport])
+        U16.pack_into(header, self._checksum_at, 0)
+        if self._tcp:
+            U32.pack_into(header, transport + 4, 0)
+            header[transport + 13] = 0
+        else:
+            U16.pack_into(header, transport + 4, 0)
+        protocol = PROTOCOL_TCP if self._tcp else PROTOCOL_UDP
+        rest = ones_complement_sum(header[transport:], protocol)
+        self._transport_sum = ones_complement_sum(addresses, rest)
 
     def cut(self, number: int, start: int, size: int, last: bool) -> bytearray:
         """Build segment ``number``: the headers, then ``size`` bytes of payload from ``start``."""
-        out = bytearray(self.data[: self.payload])
-        out += self.data[start : start + size]
-        addresses, protocol = self._fix_network(out, number)
-        if protocol == PROTOCOL_TCP:
-            checksum_at = self._fix_tcp(out, start - self.payload, last)
+        payload = self._data[start : start + size]
+        header, network, transport = self._header, self._network, self._transport
+        total = len(header) - network + len(payload)
+        if self._ipv6:
+            U16.pack_into(header, network + 4, total - 40)
         else:
-            U16.pack_into(out, self.transport + 4, len(out) - self.transport)
-            checksum_at = self.transport + 6
-        pseudo = ones_complement_sum(addresses, protocol + len(out) - self.transport)
-        U16.pack_into(out, checksum_at, pseudo)
-        fill_checksum(out, self.transport, checksum_at - self.transport)
-        return out
+            identification = (self._identification + number) & 0xFFFF
+            U32.pack_into(header, network + 2, total << 16 | identification)
+            checksum = fold(self._network_sum + total + identification) ^ 0xFFFF
+            U16.pack_into(header, network + 10, checksum)
+        length = len(header) - transport + len(payload)
+        # twice in a UDP segment: in its header, and in the pseudo-header
+        fields = self._fix_tcp(start - self._payload, last) if self._tcp else length
+        if not self._tcp:
+            U16.pack_into(header, transport + 4, length)
+        checksum = ones_complement_sum(payload, self._transport_sum + length + fields) ^ 0xFFFF
+        U16.pack_into(header, self._checksum_at, checksum or 0xFFFF)
+        return header + payload
 
-    def _fix_network(self, out: bytearray, number: int) -> tuple[bytes, int]:
-        """Correct the IP header; return its addresses and the protocol above."""
-        network = self.network
-        if out[network] >> 4 == 6:
-            U16.pack_into(out, network + 4, len(out) - self.transport)
-            return bytes(out[network + 8 : network + 40]), out[network + 6]
-        (identification,) = U16.unpack_from(out, network + 4)
-        U16.pack_into(out, network + 2, len(out) - network)
-        U16.pack_into(out, network + 4, (identification + number) & 0xFFFF)
-        U16.pack_into(out, network + 10, 0)
-        header_sum = ones_complement_sum(out[network : self.transport])
-        U16.pack_into(out, network + 10, header_sum ^ 0xFFFF)
-        return bytes(out[network + 12 : network + 20]), out[network + 9]
-
-    def _fix_tcp(self, out: bytearray, index: int, last: bool) -> int:
-        """Correct sequence number and flags; return where the checksum stands."""
-        transport = self.transport
-        (sequence,) = U32.unpack_from(out, transport + 4)
-        U32.pack_into(out, transport + 4, (sequence + index) & 0xFFFFFFFF)
+    def _fix_tcp(self, index: int, last: bool) -> int:
+        """Put sequence number and flags in; return their sum."""
+        flags = self._flags
         if not last:
-            out[transport + 13] &= ~(FIN | PSH) & 0xFF
+            flags &= ~(FIN | PSH)
         if index:
-            out[transport + 13] &= ~CWR & 0xFF
-        return transport + 16
+            flags &= ~CWR
+        sequence = (self._sequence + index) & 0xFFFFFFFF
+        U32.pack_into(self._header, self._transport + 4, sequence)
+        self._header[self._transport + 13] = flags
+        return (sequence >> 16) + (sequence & 0xFFFF) + flags
