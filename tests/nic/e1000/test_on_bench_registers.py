@@ -85,6 +85,16 @@ def test_a_bus_reset_is_as_power_on(card: Card, driver: E1000Driver) -> None:
     assert again.phy_read(spec.PHY_ADVERTISE) == 0x0DE1
 
 
+@pytest.mark.parametrize("model", DEVICE_IDS)
+def test_properties_of_the_registers_are_in_force(model: str) -> None:
+    with card_on_bench(model, extra_mac_registers=False, init_vet=False) as card:
+        card.driver.reset()
+        assert card.driver.read(spec.VET) == 0
+        assert card.driver.read(spec.MANC) == 0
+        card.driver.write(spec.MANC, 1)
+        assert card.driver.read(spec.MANC) == 0
+
+
 # --- EEPROM
 
 
