@@ -11,7 +11,9 @@ The record is a memory file of our own:
   were read behind it. It is written with plain stores, before and after each message;
 * the *state*: wiring, windows, the card's own state. It is written before a change of wiring is
   answered, and for everything else before the loop goes to sleep, or after some busy turns: into
-  one of two halves, of which a single byte says which one counts.
+  one of two halves, of which a single byte says which one counts;
+* the card's *place* in its rings, after each frame, for chips that can tell it (``Placed``). A card
+  that forgot where it was would send old buffers again and fill the wrong ones.
 
 A message that was begun is done again: on the state from before it, or from a little before. (What
 a card did to memory since is done again, too.) One that was done but perhaps not answered is
@@ -33,6 +35,8 @@ LONGEST = 240
 """Bytes of a message that fits into the journal; longer ones write no registers."""
 _MESSAGE = 3  # behind its state, its length, and how often it was done again
 _REST = 256  # length, then bytes
+_PLACE = 1024  # which half counts; the halves: length, then bytes
+_PLACES = (1025, 1025 + 256)
 _HALF = 512
 _HALVES = (4096, 4096 + (1 << 20))
 _SIZE = _HALVES[1] + (1 << 20)
@@ -95,6 +99,19 @@ class Record:
         self._map[start : start + _LENGTH] = len(data).to_bytes(_LENGTH, "little")
         self._map[start + _LENGTH : start + _LENGTH + len(data)] = data
         self._map[_HALF] = half
+
+    def write_place(self, place: bytes) -> None:
+        """Put down where the card is in its rings."""
+        half = 1 - self._map[_PLACE]
+        start, size = _PLACES[half], len(place)
+        self._map[start : start + 1 + size] = bytes((size,)) + place
+        self._map[_PLACE] = half
+
+    @property
+    def place(self) -> bytes:
+        """Where the card was in its rings; empty if it couldn't tell."""
+        start = _PLACES[self._map[_PLACE] & 1]
+        return self._map[start + 1 : start + 1 + self._map[start]]
 
     def read(self) -> dict[str, Any]:
         """Return the state that counts. ValueError if there is none."""

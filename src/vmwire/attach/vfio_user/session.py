@@ -22,7 +22,7 @@ import errno
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from vmwire.attach.vfio_user.kept import BEGUN, DONE, NONE, STATE_VERSION, Keepi
 from vmwire.attach.vfio_user.memory import DmaMap
 from vmwire.attach.vfio_user.refused import Refused
 from vmwire.attach.vfio_user.signals import FLAGS, Signals
+from vmwire.bus.pci.chip import Placed
 from vmwire.bus.pci.function import PciFunction
 from vmwire.bus.pci.vfio_user import (
     CONFIG,
@@ -73,6 +74,8 @@ from vmwire.bus.pci.vfio_user import (
     unpack_version,
 )
 from vmwire.engine.loop import Loop
+from vmwire.wire.frame import Frame
+from vmwire.wire.port import Port
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +138,8 @@ class Session:
         self._loop = loop
         self._record: Record | None = None
         self._keeping: Keeping | None = None
+        self._placed: Placed | None = None
+        self._leave_port: Callable[[], None] | None = None
         self._stale = False
         self._keep_from = 0.0
         self._sizes = [card.region_size(region) for region in range(NUM_REGIONS)]
@@ -159,6 +164,8 @@ class Session:
             else:
                 self._record.begin(message)
                 self._dispatch(message)
+                if message[2] != _READ:
+                    self._put_place()
                 self._record.end(channel.data)
                 if not self._stale:
                     self._keep_soon()
@@ -433,7 +440,33 @@ class Session:
         self._keeping, self._record = keeping, record
         self.signals.on_wiring = keeping.line
         self.signals.on_signal = self._keep_soon  # which also tells of frames from the wire
+        chip = self.card.chip
+        if isinstance(chip, Placed):
+            self._placed = chip
+            self._watch_port(chip.port)
         self._keep_soon()
+
+    def _watch_port(self, port: Port) -> None:
+        """Put the card's place down after whatever the wire has it do."""
+        receive, resume = port.receive, port.on_resume
+
+        def received(frames: Sequence[Frame]) -> int:
+            taken = receive(frames)
+            self._put_place()
+            return taken
+
+        def resumed() -> None:
+            resume()
+            self._put_place()
+
+        def leave() -> None:
+            port.receive, port.on_resume = receive, resume
+
+        port.receive, port.on_resume, self._leave_port = received, resumed, leave
+
+    def _put_place(self) -> None:
+        if self._placed is not None and self._record is not None:
+            self._record.write_place(self._placed.save_place())
 
     def keep(self) -> None:
         """Put the state down as it is now."""
@@ -451,6 +484,7 @@ class Session:
                 "card": self.card.save(),
             }
         )
+        self._put_place()
 
     def _keep_when_idle(self) -> None:
         if self._record is None:
@@ -474,7 +508,7 @@ class Session:
         """Go on where an earlier worker was. ValueError if what it left makes no sense."""
         state = record.read()
         try:
-            self._restore(state, keeping)
+            self._restore(state, record.place, keeping)
         except (KeyError, TypeError, IndexError, Refused) as error:
             raise ValueError(f"a state that makes no sense: {error!r}") from None
         self.channel.data = record.rest
@@ -482,7 +516,7 @@ class Session:
         self._finish(record)
         self.keep_in(keeping, record)
 
-    def _restore(self, state: dict[str, Any], keeping: Keeping) -> None:
+    def _restore(self, state: dict[str, Any], place: bytes, keeping: Keeping) -> None:
         self.version = state["agreed"]
         self.memory.largest = state["largest"]
         for address, size, flags, offset, mapped in state["windows"]:
@@ -494,7 +528,10 @@ class Session:
                     os.close(fd)
         self.card.dma.memory = self.memory.memory
         self.signals.restore(state["lines"], keeping.take_line)
-        self.card.restore(state["card"])
+        card = state["card"]
+        if place:
+            card["chip"]["place"] = place
+        self.card.restore(card)
 
     def _finish(self, record: Record) -> None:
         """See to the message that was under way."""
@@ -520,6 +557,8 @@ class Session:
         card.dma.memory = type(self.memory.memory)()
         card.dma.remote = None
         card.interrupts.machine = Nobody()
+        if self._leave_port is not None:
+            self._leave_port()
         self.signals.close()
         self.memory.close()
         self.channel.close()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vmwire.engine.clock import Timers
 from vmwire.engine.dma import Dma
@@ -75,3 +75,16 @@ class Chip(Protocol):
 
     def stats(self) -> dict[str, object]:
         """Return counters as plain data."""
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A chip that can tell in no time where it is in its rings, for who must not lose that.
+
+    ``save`` is too long to be called for each frame. This is called after each: what it returns is
+    put as ``place`` into the state that ``save`` gave before, and counts for more when ``restore``
+    finds it there.
+    """
+
+    def save_place(self) -> bytes:
+        """Return what moves with every frame; at most 240 bytes."""

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from struct import Struct
 from typing import Any
 
 from vmwire.bus.pci.chip import Slot
@@ -66,6 +68,17 @@ _STATUS_LINK_BITS = STATUS_FD | STATUS_LU | 3 << STATUS_SPEED_SHIFT | 3 << STATU
 
 _DETECTED = (0, 1, 3)
 """How STATUS.ASDV spells 10, 100 and 1000 Mbit/s; 1000 has two spellings."""
+
+_PLACES = tuple(
+    register.index
+    for register in (
+        Registers.ICR, Registers.ITR, Registers.IMS, Registers.RCTL, Registers.TCTL,
+        Registers.RDBAL, Registers.RDBAH, Registers.RDLEN, Registers.RDH, Registers.RDT,
+        Registers.TDBAL, Registers.TDBAH, Registers.TDLEN, Registers.TDH, Registers.TDT,
+    )
+)  # fmt: skip
+_PLACE = Struct(f"<{len(_PLACES)}I")
+_place_of = itemgetter(*_PLACES)
 
 STATE_VERSION = 1
 
@@ -205,6 +218,18 @@ class E1000(Registers):
             "interrupts": self._causes.save(),
         }
 
+    def save_place(self) -> bytes:
+        """Return the rings' and the interrupts' registers; see ``vmwire.bus.pci.chip.Placed``."""
+        return _PLACE.pack(*_place_of(self.words))
+
+    def _restore_place(self, place: object) -> None:
+        if place is None:
+            return
+        if not isinstance(place, bytes) or len(place) != _PLACE.size:
+            raise ValueError("not a card's place in its rings")
+        for index, value in zip(_PLACES, _PLACE.unpack(place), strict=True):
+            self.words[index] = value
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take on a state that ``save`` gave. ValueError if it isn't one."""
         try:
@@ -212,6 +237,7 @@ class E1000(Registers):
                 raise ValueError(f"not a state of this {self.model.chip}")
             self._causes.reset()
             self.restore_registers(bytes(state["registers"]))
+            self._restore_place(state.get("place"))
             self._io_address = int(state["io_address"]) & 0xFFFFFFFF
             self._eeprom.restore(state["eeprom"])
             self._phy.restore(state["phy"], self.port.carrier)
