@@ -15,7 +15,7 @@ from vmwire.engine.memory import GuestMemory, Region
 from vmwire.nic.e1000 import E1000, MODELS
 from vmwire.nic.e1000.registers import Registers as R
 from vmwire.wire.frame import Frame
-from vmwire.wire.port import EVERYTHING, PACKETS_ONLY, Accepts
+from vmwire.wire.port import PACKETS_ONLY, Accepts
 
 MAC = bytes.fromhex("525400123456")
 PEER = bytes.fromhex("020000000001")
@@ -72,9 +72,7 @@ class Rig:
         self.timers = Timers(ManualClock())
         self.pin = Pin()
         self.deferred: list[Any] = []
-        slot = Slot(
-            "n0", self.dma, self.pin, self.timers, self.deferred.append, lambda n: bytes(n)
-        )
+        slot = Slot("n0", self.dma, self.pin, self.timers, self.deferred.append, lambda n: bytes(n))
         self.chip = E1000(slot, model=MODELS[model], mac=MAC, **options)
         self.wire = End("wire", accepts=accepts)
         self.wire.port.connect(self.chip.port)
@@ -149,7 +147,15 @@ class Rig:
     def is_done(self, place: int) -> bool:
         return bool(self.get(TX_RING + 16 * place + 12, 1)[0] & 1)
 
-    def context(self, *, mss: int = 0, header: int = 0, command: int = 0, ip: tuple[int, ...] = (14, 24, 33), transport: tuple[int, ...] = (34, 50, 0)) -> None:  # fmt: skip
+    def context(
+        self,
+        *,
+        mss: int = 0,
+        header: int = 0,
+        command: int = 0,
+        ip: tuple[int, int, int] = (14, 24, 33),
+        transport: tuple[int, int, int] = (34, 50, 0),
+    ) -> None:
         """Put a context descriptor into the ring."""
         first = ip[0] | ip[1] << 8 | ip[2] << 16
         first |= transport[0] << 32 | transport[1] << 40 | transport[2] << 48
@@ -183,6 +189,3 @@ class Rig:
 def frame(size: int = 64, dst: bytes = MAC, src: bytes = PEER, kind: bytes = b"\x88\xb5") -> bytes:
     head = dst + src + kind
     return head + bytes(index & 0xFF for index in range(size - len(head)))
-
-
-__all__ = ["EVERYTHING", "PACKETS_ONLY", "R", "Rig", "frame"]
