@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""iperf3 in an unmodified Linux guest (TCG, virtio-net), both ways: vmwire, QEMU's user network and
-passt, all with the same QEMU 11.1. Each measurement boots a fresh guest.
+"""iperf3 in an unmodified Linux guest (TCG), both ways: vmwire, QEMU's user network and passt, all
+with the same QEMU 11.1. Each measurement boots a fresh guest. With another card than virtio-net,
+vmwire's is behind vfio-user, the others' is QEMU's own; passt has its stream socket only.
 
-    .venv/bin/python -m benchmarks.vm_iperf [--rounds 5] [--seconds 4] [--only vmwire,qemu-user]
+    .venv/bin/python -m benchmarks.vm_iperf [--card e1000] [--rounds 5] [--seconds 4] [--only …]
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ from tests.guest.peer import free_port
 from benchmarks import pairs
 
 ROOT = Path(__file__).parent.parent
-CARD = ["-device", "virtio-net-pci,netdev=n"]
-USER = ["-netdev", "user,id=n", *CARD]
+VIRTIO = "virtio-net-pci"
 GATEWAY = "10.0.2.2"
 MEMORY = ("-m", "512")
 SHARED = (
@@ -83,40 +83,50 @@ def passt(*options: str) -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-def contestants(qemu: str, port: int, seconds: float) -> dict[str, pairs.Measure]:
+def contestants(qemu: str, port: int, seconds: float, card: str) -> dict[str, pairs.Measure]:
+    device = ["-device", f"{card},netdev=n"]
+    user = ["-netdev", "user,id=n", *device]
+    driver = "" if card == VIRTIO else f"vmwire.modules={card.partition('-')[0]}"
+
     def boot(network: list[str], *, prefix: bool = False, shared: bool = False) -> pairs.Figures:
         words = [str(ROOT / "vmwire")] if prefix else []
         memory = (*MEMORY, *(SHARED if shared else ()))
-        with Machine(qemu, network, prefix=words, memory=memory) as guest:
-            kind = guest.qmp.hmp("info network")
-            assert not prefix or "vhost-user" in kind, f"the prefix left the card to QEMU: {kind}"
+        with Machine(qemu, network, prefix=words, memory=memory, kernel_words=driver) as guest:
+            devices = guest.qmp.hmp("info network") + guest.qmp.hmp("info qtree")
+            taken = "vhost-user" in devices or "vfio-user-pci" in devices
+            assert prefix == (taken and not shared), f"not what was to be measured: {devices}"
             return in_guest(guest, port, seconds)
 
     def passt_stream() -> pairs.Figures:
         with passt() as path:
             stream = f"stream,id=n,server=off,addr.type=unix,addr.path={path}"
-            return boot(["-netdev", stream, *CARD])
+            return boot(["-netdev", stream, *device])
 
     def passt_vhost_user() -> pairs.Figures:
         with passt("--vhost-user") as path:
-            netdev = ["-netdev", "vhost-user,id=n,chardev=c", *CARD]
+            netdev = ["-netdev", "vhost-user,id=n,chardev=c", *device]
             return boot(["-chardev", f"socket,id=c,path={path}", *netdev], shared=True)
 
     measures: dict[str, Callable[[], pairs.Figures]] = {
-        "vmwire": lambda: boot(USER, prefix=True),
-        "qemu-user": lambda: boot(USER),
+        "vmwire": lambda: boot(user, prefix=True),
+        "qemu-user": lambda: boot(user),
         "passt-stream": passt_stream,
-        "passt-vhost-user": passt_vhost_user,
     }
+    if card == VIRTIO:
+        measures["passt-vhost-user"] = passt_vhost_user
     return measures
 
 
 def main() -> None:
-    options = pairs.arguments(str(__doc__).split("\n\n")[0], seconds=4).parse_args()
+    parser = pairs.arguments(str(__doc__).split("\n\n")[0], seconds=4)
+    parser.add_argument("--card", default=VIRTIO)
+    options = parser.parse_args()
     qemu = provision.qemu_newest()
     with iperf_server() as port:
-        measures = pairs.chosen(contestants(qemu, port, options.seconds), options.only)
-        title = "iperf3 in a Linux 6.1 guest under TCG, QEMU 11.1, virtio-net"
+        measures = pairs.chosen(
+            contestants(qemu, port, options.seconds, options.card), options.only
+        )
+        title = f"iperf3 in a Linux 6.1 guest under TCG, QEMU 11.1, {options.card}"
         comparison = pairs.compare(title, measures, options.rounds)
     pairs.finish(comparison, options.output)
 
