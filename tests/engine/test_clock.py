@@ -73,3 +73,17 @@ def test_manual_clock_does_not_go_back() -> None:
 def test_system_clock_cannot_be_advanced() -> None:
     with pytest.raises(TypeError):
         Timers(SystemClock()).advance(1)
+
+
+def test_timers_that_join_others_are_due_with_them() -> None:
+    clock, order = ManualClock(), []
+    early, late = Timers(), Timers(clock)
+    timer = early.call_at(clock.now() + 2, lambda: order.append("before"))
+    early.call_at(clock.now() + 3, lambda: order.append("cancelled")).cancel()
+    early.join(late)
+    early.call_later(1, lambda: order.append("after"))
+    late.call_later(1.5, lambda: order.append("its own"))
+    assert early.now() == clock.now()
+    late.advance(5)
+    assert order == ["after", "its own", "before"]
+    assert not timer.active

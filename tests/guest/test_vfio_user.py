@@ -1,0 +1,67 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""A card over vfio-user in a real guest: a worker's death costs no packet, and QEMU lives on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.daemon.conftest import runtime
+from tests.daemon.instance import eventually
+from tests.guest import provision
+from tests.guest.machine import Machine
+from tests.guest.peer import HostPeer, free_port
+from tests.guest.test_faults import Running
+
+__all__ = ["runtime"]
+
+pytestmark = pytest.mark.guest
+
+
+@pytest.fixture(params=["e1000", "e1000-82544gc", "e1000-82545em"])
+def running(
+    request: pytest.FixtureRequest, prefix: list[str], host: HostPeer, runtime: str
+) -> Iterator[Running]:
+    if not prefix:
+        pytest.skip("QEMU's own card has no worker")
+    try:
+        qemu = provision.qemu_newest()
+    except provision.ProvisionError as error:
+        pytest.skip(str(error))
+    port = free_port()
+    words = ["-netdev", f"user,id=n,hostfwd=tcp:127.0.0.1:{port}-:7"]
+    words += ["-device", f"{request.param},netdev=n"]
+    with Machine(qemu, words, prefix=prefix, kernel_words="vmwire.modules=e1000") as guest:
+        yield Running(guest, os.path.join(runtime, "vmwire", str(guest.pid)), port)
+
+
+def test_no_packet_is_lost_when_the_worker_is_killed(running: Running) -> None:
+    guest = running.guest
+    guest.lease()
+    guest.check("ping -c 150 -i 0.02 10.0.2.2 >/tmp/pings 2>&1 &")
+    for count in (1, 2):
+        time.sleep(0.7)
+        os.kill(running.pid_of("worker"), signal.SIGKILL)
+        eventually(lambda count=count: running.restarts() == count, timeout_s=5)  # type: ignore[misc]
+    eventually(lambda: "received" in guest.check("cat /tmp/pings"), timeout_s=15)
+    answer = guest.check("tail -2 /tmp/pings")
+    print(answer)
+    assert re.search(r"150 packets transmitted, 150 packets received", answer)
+    assert guest.is_running()
+
+
+def test_traffic_goes_on_when_the_worker_is_killed_while_the_guest_downloads(
+    running: Running, host: HostPeer
+) -> None:
+    running.load(host)
+    for _ in range(3):
+        os.kill(running.pid_of("worker"), signal.SIGKILL)
+        eventually(lambda: running.echoes(5), timeout_s=20)  # a guest that is busy with its card
+        before = running.downloaded()
+        eventually(lambda before=before: running.downloaded() > before + (1 << 20), timeout_s=20)  # type: ignore[misc]
