@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""Prefix mode with the e1000 family: the typed command works, network boot too, and faults don't
+take the VM away."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.conftest import runtime
+from tests.daemon.instance import eventually, users_of
+from tests.guest import provision
+from tests.guest.machine import Machine
+from tests.guest.peer import HostPeer, free_port
+
+__all__ = ["runtime"]
+
+pytestmark = pytest.mark.guest
+
+FAMILY = ("e1000", "e1000-82544gc", "e1000-82545em")
+DRIVER = "vmwire.modules=e1000"
+
+
+@pytest.fixture
+def newest(prefix: list[str]) -> str:
+    if not prefix:
+        pytest.skip("this is about the prefix")
+    try:
+        provision.root_of(provision.GUEST)
+        return provision.qemu_newest()
+    except provision.ProvisionError as error:
+        pytest.skip(str(error))
+
+
+def test_typed_command_works_with_the_card_where_it_was(
+    newest: str, prefix: list[str], host: HostPeer, runtime: str
+) -> None:
+    port = free_port()
+    words = ["-netdev", f"user,id=user1,hostfwd=tcp:127.0.0.1:{port}-:7"]
+    words += ["-device", "e1000,netdev=user1,addr=5", "-device", "virtio-rng-pci", "-boot", "c"]
+    with Machine(newest, words, prefix=prefix, kernel_words=DRIVER) as guest:
+        assert guest.lease()["ip"] == "10.0.2.15"
+        assert guest.check("cat /sys/class/net/eth0/address") == "52:54:00:12:34:56"
+        assert guest.check("basename $(readlink /sys/class/net/eth0/device)") == "0000:00:05.0"
+        assert guest.check("ls /sys/class/net | wc -l") == "2"  # and lo
+        guest.check(f"wget -qO /dev/null http://10.0.2.2:{host.http_port}/100000")
+        guest.check("socat TCP-LISTEN:7,fork,reuseaddr EXEC:cat,nofork >/dev/null 2>&1 &")
+        eventually(lambda: echoes(port), timeout_s=20)
+
+
+def echoes(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1) as connection:
+            connection.settimeout(1)
+            connection.sendall(b"are you there")
+            return connection.recv(100) == b"are you there"
+    except OSError:
+        return False
+
+
+def test_killed_worker_is_replaced_and_the_guest_goes_on(
+    newest: str, prefix: list[str], host: HostPeer, runtime: str
+) -> None:
+    words = ["-netdev", "user,id=u", "-device", "e1000,netdev=u"]
+    with Machine(newest, words, prefix=prefix, kernel_words=DRIVER) as guest:
+        guest.lease()
+        (folder,) = (each for each in (Path(runtime) / "vmwire").iterdir() if each.is_dir())
+        processes = users_of(str(folder / "lock"))
+        worker = next(pid for pid, comm in processes.items() if comm == "vmwire-worker")
+        os.kill(worker, signal.SIGKILL)
+        fetch = f"timeout 2 wget -qO /dev/null http://10.0.2.2:{host.http_port}/100000"
+        guest.check(f"(for i in 1 2 3 4 5 6 7 8; do {fetch} && exit 0; sleep 0.5; done; exit 1)")
+        assert guest.is_running()
+
+
+def test_a_qemu_without_vfio_user_keeps_its_own_card(
+    prefix: list[str], runtime: str, tmp_path: Path
+) -> None:
+    if not prefix:
+        pytest.skip("this is about the prefix")
+    log = tmp_path / "log"
+    words = ["-netdev", "user,id=u", "-device", "e1000,netdev=u"]
+    with Machine(
+        provision.qemu_oldest(),
+        words,
+        prefix=[*prefix, f"--log={log}"],
+        kernel_words=DRIVER,
+    ) as guest:
+        assert guest.lease()["ip"] == "10.0.2.15"
+    (line,) = (line for line in log.read_text().splitlines() if "stays with QEMU" in line)
+    assert " warning " in line and "vfio-user-pci" in line
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_ipxe_loads_over_the_card(
+    newest: str, prefix: list[str], host: HostPeer, runtime: str, name: str
+) -> None:
+    words = ["-netdev", "user,id=u", "-device", f"{name},netdev=u,bootindex=1"]
+    url = f"http://10.0.2.2:{host.http_port}/3000000"
+    with Firmware([*prefix, newest], words) as firmware:
+        firmware.wait_for(r"Ctrl-B")
+        firmware.type("\x02")
+        firmware.wait_for(r"iPXE> ")
+        firmware.type("dhcp net0\n")
+        firmware.wait_for(r"Configuring \(net0 52:54:00:12:34:56\)\.+ ok")
+        firmware.type(f"imgfetch {url}\n")
+        firmware.wait_for(r"/3000000\.+ ok")
+
+
+class Firmware:
+    """A machine with nothing to boot but its cards, and its serial console."""
+
+    def __init__(self, qemu: list[str], words: list[str]) -> None:
+        bare = ["-m", "128", "-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio"]
+        self.process = subprocess.Popen(
+            [*qemu, *bare, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.seen = ""
+
+    def __enter__(self) -> Firmware:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=10)
+
+    def type(self, text: str) -> None:
+        assert self.process.stdin is not None
+        for letter in text:  # firmware has no buffer for more
+            self.process.stdin.write(letter.encode())
+            self.process.stdin.flush()
+            time.sleep(0.02)
+
+    def wait_for(self, pattern: str, timeout_s: float = 60) -> None:
+        """Until the console has shown this; what it showed before doesn't count any more."""
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + timeout_s
+        while not (found := re.search(pattern, self.seen)):
+            ready, _, _ = select.select([self.process.stdout], [], [], 1)
+            assert time.monotonic() < deadline, f"{pattern!r} didn't come: {self.seen[-2000:]}"
+            if ready:
+                data = os.read(self.process.stdout.fileno(), 4096)
+                assert data, f"QEMU ended: {self.seen[-2000:]}"
+                self.seen += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", data.decode("latin1"))
+        self.seen = self.seen[found.end() :]
