@@ -64,3 +64,22 @@ def test_written_pages_are_logged(dma: Dma) -> None:
     dma.log = DirtyLog(memoryview(bitmap))
     dma.write(0x1008, b"x")
     assert bitmap == b"\x02" + bytes(7)
+
+
+@pytest.mark.parametrize("second", [0x1010, 0x100E, 0x9004])
+def test_a_burst_is_written_wherever_its_parts_go(dma: Dma, second: int) -> None:
+    dma.remote = Far()
+    dma.write_each([0x1001, second], [b"one", memoryview(b"four")])
+    assert (dma.read(0x1001, 3), dma.read(second, 4)) == (b"one", b"four")
+
+
+def test_a_burst_is_logged_too(dma: Dma) -> None:
+    bitmap = bytearray(8)
+    dma.log = DirtyLog(memoryview(bitmap))
+    dma.write_each([0x1001, 0x1010], [b"one", b"two"])
+    assert bitmap == b"\x02" + bytes(7)
+
+
+def test_a_burst_with_a_part_nowhere_is_a_fault(dma: Dma) -> None:
+    with pytest.raises(AddressFault):
+        dma.write_each([0x1001, 0x2000], [b"one", b"two"])

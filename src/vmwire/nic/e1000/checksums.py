@@ -26,12 +26,17 @@ _TCP, _UDP = 6, 17
 _FRAGMENT = 0x3FFF
 _IPV4, _IPV6 = 0x0800, 0x86DD
 _VLAN = 0x8100
+_PLAIN_IPV4 = b"\x08\x00\x45"
+_TRANSPORTS = (_TCP, _UDP)
 
 
 def judge(data: bytes, rxcsum: int, trusted: bool) -> tuple[int, int]:
     """Return status and error bits for a frame."""
-    if not rxcsum & (RXCSUM_IPOFL | RXCSUM_TUOFL):
+    wanted = rxcsum & (RXCSUM_IPOFL | RXCSUM_TUOFL)
+    if not wanted:
         return IXSM, 0
+    if trusted and wanted == RXCSUM_TUOFL and _is_ordinary(data):
+        return TCPCS, 0  # most of what comes in a stream
     start, kind = 14, data[12] << 8 | data[13]
     if kind == _VLAN and len(data) >= 18:
         start, kind = 18, data[16] << 8 | data[17]
@@ -40,6 +45,12 @@ def judge(data: bytes, rxcsum: int, trusted: bool) -> tuple[int, int]:
     if kind == _IPV6 and rxcsum & RXCSUM_IPV6OFL and rxcsum & RXCSUM_TUOFL:
         return _judge_ipv6(data, start, trusted)
     return IXSM, 0
+
+
+def _is_ordinary(data: bytes) -> bool:
+    """Whether it is TCP or UDP over IPv4 without options, and no fragment."""
+    plain = data[12:15] == _PLAIN_IPV4 and data[23] in _TRANSPORTS
+    return plain and not data[20] & 0x3F and not data[21]
 
 
 def _judge_ipv4(data: bytes, start: int, rxcsum: int, trusted: bool) -> tuple[int, int]:
@@ -91,5 +102,5 @@ def _judge_transport(
 
 
 def packet_checksum(data: bytes, start: int) -> int:
-    """Return the unadjusted sum from ``start`` to the end, as a descriptor holds it."""
+    """Return the complement of the sum from ``start`` to the end, as a descriptor holds it."""
     return ones_complement_sum(data[start:]) ^ 0xFFFF

@@ -66,6 +66,7 @@ LONGEST = 16384 - 4
 
 _PAUSE = bytes.fromhex("0180c2000001")
 _MAC_CONTROL = b"\x88\x08"
+_IPV4 = b"\x08\x00"
 
 
 def buffer_size(rctl: int) -> int:
@@ -156,7 +157,8 @@ class Receiver:
     ) -> int:
         """Make frames ready for ``free`` descriptors; return how many were dealt with."""
         size, most = buffer_size(rctl), longest(rctl)
-        writes = batch.writes
+        writes, passes = batch.writes, self._filters.passes
+        usual = self._words[VET] != 0x0800
         for number, frame in enumerate(frames):
             length = frame.length
             views = frame.views
@@ -164,7 +166,9 @@ class Receiver:
             if length < MINIMUM:
                 data = data.ljust(MINIMUM, b"\0")
                 length = MINIMUM
-            if not self._wanted(data, length, most, rctl):
+            if usual and length <= most and data[12:14] == _IPV4 and passes(data[:6]):
+                pass  # nothing else can keep it out
+            elif not self._wanted(data, length, most, rctl):
                 continue
             needed = 1 if length + 4 <= size else -(-(length + 4) // size)
             if needed > free - len(writes):
