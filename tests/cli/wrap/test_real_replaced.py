@@ -64,6 +64,12 @@ LINES = {
         1,
     ),
     "a display among the cards": (f"-vga none {PLAIN} -device VGA -device rtl8139", 1),
+    "a display on the other bus": (f"{PLAIN} -device isa-vga -device rtl8139", 1),
+    "a display beside the usual one": (
+        f"-vga std {PLAIN} -device bochs-display -device rtl8139",
+        1,
+    ),
+    "-nic on q35": ("-M q35 -nic user,model=e1000 -device virtio-rng-pci", 1),
     "JSON": ("""-netdev user,id=u -device '{"driver":"e1000","netdev":"u","addr":48}'""", 1),
     "JSON before": (f"""-device '{{"driver":"rtl8139"}}' {PLAIN}""", 1),
     "JSON around": (

@@ -205,6 +205,17 @@ def test_drive_that_says_its_index_keeps_the_card_with_qemu() -> None:
     assert reason is not None and "slot" in reason
 
 
+def test_machine_whose_disks_are_virtio_keeps_the_card_with_qemu() -> None:
+    (reason,) = reasons(f"-M virt {NET} -device e1000,netdev=u -drive file=x", with_virt())
+    assert reason is not None and "-drive" in reason
+
+
+def with_virt() -> FakeHost:
+    known = qemu_11_1()
+    known.machines["virt"] = "virt.ram"
+    return FakeHost(known)
+
+
 def test_the_card_of_a_nic_gets_the_slot_that_it_would_have() -> None:
     line = "-nic user,model=e1000,mac=52:54:00:00:00:01 -device virtio-rng-pci"
     assert device(line) == {"addr": "3.0"}

@@ -29,13 +29,17 @@ from vmwire.options.syntax import escape
 
 INERT = "pci-testdev"
 
-# Cards that others plug into, or that take the default display's place: they stay as they are.
-_LASTING = (
-    "pci-bridge", "pcie-", "pxb", "ioh3420", "x3130", "xio3130", "i82801b11", "dmi-", "VGA",
-    "cirrus", "qxl", "virtio-vga", "bochs", "secondary-vga", "ati-vga", "vmware-svga",
-)  # fmt: skip
+# Cards that others plug into: they stay as they are.
+_BRIDGES = ("pci-bridge", "pcie-", "pxb", "ioh3420", "x3130", "xio3130", "i82801b11", "dmi-")
+# With one of these there is no default display.
+_DISPLAYS = names("""
+    VGA ati-vga cirrus-vga isa-cirrus-vga isa-vga qxl-vga vhost-user-vga virtio-vga virtio-vga-gl
+    virtio-vga-rutabaga vmware-svga
+""")
 _MACHINE_KEYS = names("usb sata smbus i8042 x-south-bridge acpi graphics")
 _UNCLEAR = names("virtfs usbdevice soundhw audio watchdog balloon sd virtioconsole")
+
+_DRIVES = names("drive hda hdb hdc hdd cdrom")
 
 Slots = Mapping[str, int]
 """Where cards are, as 8 * slot + function, by the skeleton's ids."""
@@ -84,7 +88,7 @@ def pins(survey: Survey, replaced: Mapping[int, Values], facts: Facts) -> dict[i
     """
     if not _matters(survey, replaced, facts):
         return {}
-    for name in sorted(_UNCLEAR):
+    for name in sorted(_UNCLEAR if _has_ide(facts) else _UNCLEAR | _DRIVES):
         if survey.line.has(name):
             raise UnclearError(f"with -{name} its slot can't be known")
     machine = _machine_words(survey, facts)
@@ -131,6 +135,8 @@ def _matters(survey: Survey, replaced: Mapping[int, Values], facts: Facts) -> bo
         return False
     if survey.line.has(*_UNCLEAR) or disks(survey):
         return True
+    if survey.line.has(*_DRIVES) and not _has_ide(facts):
+        return True
     return any(
         entry.index > min(plain)
         and entry.index not in replaced
@@ -145,6 +151,11 @@ def _is_pci(entry: Entry, drivers: Collection[str]) -> bool:
     return not {entry.type, f"{entry.type}-pci"}.isdisjoint(drivers) or (
         entry.type in cards.VFIO_USER.drivers
     )
+
+
+def _has_ide(facts: Facts) -> bool:
+    """Whether a disk is on the machine's own controller unless it says ``if=virtio``."""
+    return facts.machine.startswith(("pc", "q35"))
 
 
 def disks(survey: Survey) -> dict[int, str]:
@@ -169,6 +180,9 @@ def _machine_words(survey: Survey, facts: Facts) -> list[str]:
     words = ["-machine", f"{facts.machine}{''.join(settings)}"]
     for _, option in survey.line.named("nodefaults", "usb", "vga"):
         words += option.words
+    displays = [entry for entry in survey.named("device") if entry.type in _DISPLAYS]
+    if displays and not survey.line.has("vga"):
+        words += ["-vga", "none"]
     return words
 
 
@@ -208,7 +222,7 @@ def _makes_card(entry: Entry) -> bool:
 def _piece(entry: Entry, properties: Values | None) -> _Piece:
     found = own_properties(entry) if properties is None else properties
     plain = {key: text(found, key) or "" for key in found}
-    if entry.option.name == "device" and entry.type.startswith(_LASTING):
+    if entry.option.name == "device" and entry.type.startswith(_BRIDGES):
         return _Piece(entry.index, entry.type, {"id": f"vmwire-{entry.index}", **plain})
     kept: dict[str, str] = {
         key: plain[key] for key in ("bus", "addr", "multifunction") if key in plain
