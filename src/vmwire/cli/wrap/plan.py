@@ -73,9 +73,9 @@ class Host:
         return rom.find(name, folders)
 
     def unserved_card(self, driver: str, properties: Values) -> str | None:
-        from vmwire.cli.wrap import served
+        from vmwire.cli.wrap import replaced
 
-        return served.unserved_card(driver, properties)
+        return replaced.unserved(driver, properties)
 
     def kvm_usable(self) -> bool:
         return os.access("/dev/kvm", os.R_OK | os.W_OK)
@@ -236,12 +236,12 @@ def _find_places(decided: Decision, found: Program, known: Abilities, host: Host
 
 def _find_roms(decided: Decision, found: Program, known: Abilities, host: Host) -> None:
     """Default expansion ROMs that have to be made out to another card than the file's own."""
-    from vmwire.cli.wrap import served
+    from vmwire.cli.wrap import replaced
 
     survey = decided.survey
     assert survey is not None
     for verdict in [each for each in decided.verdicts if each.replaced]:
-        name, device = served.default_rom(verdict) or ("", None)
+        name, device = replaced.default_rom(verdict) or ("", None)
         if device is None:
             continue
         folders = [option.argument for _, option in survey.line.named("L")]
@@ -290,10 +290,10 @@ def compose(
 
 def _slot(decided: Decision, verdict: Verdict, rom_file: str | None) -> dict[str, Any]:
     """What the device that stands for the card is told; ``rom_file`` is a ROM made out to it."""
-    from vmwire.cli.wrap import served
+    from vmwire.cli.wrap import replaced
 
-    properties = served.slot(verdict)
-    if (default := served.default_rom(verdict)) is not None:
+    properties = replaced.slot(verdict)
+    if (default := replaced.default_rom(verdict)) is not None:
         properties["romfile"] = rom_file or default[0]
     if (address := decided.pins.get(_made_by(verdict))) is not None:
         properties["addr"] = address

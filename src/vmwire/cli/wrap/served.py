@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""What vmwire's own types say of a netdev's and a card's options, and the network's configuration.
+"""What vmwire's user-mode network says of a netdev's options, and the network's configuration.
 
-The types' own tables judge, so that prefix mode takes what they can do and nothing else.
+The type's own table judges, so that prefix mode takes what the network can do and nothing else.
 """
 
 from __future__ import annotations
@@ -12,11 +12,8 @@ from typing import Any
 from vmwire.cli.wrap import values
 from vmwire.cli.wrap.decide import NIC_KEYS, Verdict
 from vmwire.cli.wrap.survey import Entry
-from vmwire.cli.wrap.values import Values
 from vmwire.errors import ConfigError
 from vmwire.netdev.user.options import UserOptions
-from vmwire.nic.pci_options import PciNicOptions, slot_keys, slot_properties
-from vmwire.options import table
 from vmwire.options.syntax import OptionList
 from vmwire.options.table import table_of
 
@@ -35,23 +32,6 @@ def unserved(entry: Entry) -> str | None:
         return error.message
 
 
-def card_record(driver: str, properties: Values) -> PciNicOptions:
-    """The record of a card that is replaced; ConfigError if it isn't served like this."""
-    given = {name: values.text(properties, name) for name in properties}
-    record = table.find("device", driver).from_kwargs(**given)
-    assert isinstance(record, PciNicOptions)
-    return record
-
-
-def unserved_card(driver: str, properties: Values) -> str | None:
-    """Why a card with these properties stays with QEMU."""
-    try:
-        card_record(driver, properties)
-    except ConfigError as error:
-        return error.message
-    return None
-
-
 def configuration(verdict: Verdict, socket_path: str, mac: str | None) -> tuple[Any, Any]:
     """A netdev's and its card's part of the network's configuration, as plain data.
 
@@ -65,7 +45,7 @@ def configuration(verdict: Verdict, socket_path: str, mac: str | None) -> tuple[
             netdev[entries[key].field] = several if entries[key].option.repeated else several[-1]
     netdev["id"] = verdict.id
     assert verdict.attach is not None
-    device = _replaced(verdict, mac) if verdict.attach.replaces_card else _kept(verdict)
+    device = _of_card(verdict, mac)
     card = verdict.card
     device["id"] = card.id if card and card.id else f"{verdict.id}.card"
     device["netdev"] = verdict.id
@@ -76,38 +56,11 @@ def configuration(verdict: Verdict, socket_path: str, mac: str | None) -> tuple[
     ]
 
 
-def _kept(verdict: Verdict) -> dict[str, str]:
-    """Of a card that QEMU keeps, what the other half of it must know."""
-    mac = (verdict.card or verdict.entry).get("mac")
-    return {"mac": mac} if mac else {}
+def _of_card(verdict: Verdict, mac: str | None) -> dict[str, str]:
+    """What the card that is served must know: all of it, or the half that QEMU hasn't got."""
+    if verdict.replaced:
+        from vmwire.cli.wrap import replaced  # with a card's table, which others don't need
 
-
-def _replaced(verdict: Verdict, mac: str | None) -> dict[str, str]:
-    """Of a card that is served whole, all that isn't its slot's."""
-    record = card_record(verdict.driver, verdict.properties)
-    entries = table_of(type(record)).entries
-    slot = slot_keys(type(record))
-    found = {
-        entries[key].field: values.text(verdict.properties, key) or ""
-        for key in verdict.properties
-        if key not in slot
-    }
-    if mac is not None:
-        found["mac"] = mac
-    return found
-
-
-def slot(verdict: Verdict) -> dict[str, Any]:
-    """The properties, as JSON values, of the device that stands for the card in QEMU."""
-    return slot_properties(card_record(verdict.driver, verdict.properties))
-
-
-def default_rom(verdict: Verdict) -> tuple[str, int | None] | None:
-    """The file of the expansion ROM that QEMU gives to the card, and the device id that it gets.
-
-    None if the user says which there is. The device that stands for the card has none by itself.
-    """
-    record = card_record(verdict.driver, verdict.properties)
-    if record.romfile is not None or record.rombar == 0:
-        return None
-    return record.ROM_FILE, record.ROM_DEVICE
+        return replaced.card_values(verdict, mac)
+    given = (verdict.card or verdict.entry).get("mac")
+    return {"mac": given} if given else {}
