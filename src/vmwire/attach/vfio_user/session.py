@@ -36,6 +36,7 @@ from vmwire.bus.pci.chip import Placed
 from vmwire.bus.pci.function import PciFunction
 from vmwire.bus.pci.vfio_user import (
     CONFIG,
+    DATA_EVENTFD,
     DEVICE_FLAGS_PCI,
     DEVICE_FLAGS_RESET,
     DEVICE_INFO,
@@ -84,8 +85,6 @@ BUDGET = 64
 """Messages that are served before the loop's other work has its turn."""
 KEEP_EVERY_S = 0.002
 """How often a card's state is put down at most: it takes as long as ten register accesses."""
-_WIRING = (Command.VERSION, Command.DMA_MAP, Command.DMA_UNMAP, Command.DEVICE_SET_IRQS)
-"""What changes more than the card: the next worker must know before the machine does."""
 _READ, _WRITE = int(Command.REGION_READ), int(Command.REGION_WRITE)
 
 Handler = Callable[["Session", bytes], bytes]
@@ -246,7 +245,7 @@ class Session:
         except Refused as error:
             self._refuse(header, error)
             return
-        if self._record is not None and header.command in _WIRING:
+        if self._record is not None and _rewires(header.command, message):
             self.keep()
             self._record.done()
         if not header.flags & F_NO_REPLY:
@@ -529,8 +528,9 @@ class Session:
         self.card.dma.memory = self.memory.memory
         self.signals.restore(state["lines"], keeping.take_line)
         card = state["card"]
-        if place:
+        if place:  # newer than the rest: the chip raises its pin by it
             card["chip"]["place"] = place
+            card["interrupts"]["level"] = False
         self.card.restore(card)
 
     def _finish(self, record: Record) -> None:
@@ -542,7 +542,7 @@ class Session:
         if state == DONE and not header.flags & F_NO_REPLY:
             payload = message[HEADER.size :] if header.command == Command.DMA_UNMAP else b""
             self.channel.send(pack_message(header.message_id, header.command, payload, TYPE_REPLY))
-        elif state == BEGUN and (again or header.command in _WIRING):
+        elif state == BEGUN and (again or _lost_descriptors(header.command, message)):
             self._refuse(header, Refused("it ended the worker", errno.EIO))
         elif state == BEGUN:
             record.again()
@@ -593,6 +593,24 @@ def _irq_counts(card: PciFunction) -> tuple[int, ...]:
         1,
         1,
     )
+
+
+def _rewires(command: int, message: bytes) -> bool:
+    """Whether it changes more than the card: the next worker must know before the machine does.
+
+    Masks aren't that: QEMU unmasks after every interrupt, and a new worker begins unmasked.
+    """
+    if command == Command.DEVICE_SET_IRQS:
+        _, flags, _, _, count = IRQ_SET.unpack_from(message, HEADER.size)
+        return bool(flags & DATA_EVENTFD) or count == 0
+    return command in (Command.VERSION, Command.DMA_MAP, Command.DMA_UNMAP)
+
+
+def _lost_descriptors(command: int, message: bytes) -> bool:
+    """Whether it can't be done again, because what came with it died with a worker."""
+    if command == Command.DEVICE_SET_IRQS and len(message) >= HEADER.size + IRQ_SET.size:
+        return _rewires(command, message)
+    return command == Command.DMA_MAP
 
 
 def _check_argsz(argsz: int, least: int) -> None:

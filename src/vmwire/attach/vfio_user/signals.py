@@ -241,7 +241,8 @@ class Signals:
         """Take on what ``save`` gave; ``take`` finds a line's descriptors."""
         for index, number, actions, masked, pending in state:
             line = self._lines[index][number]
-            line.masked, line.pending = masked, pending
+            # INTx masks itself by each interrupt; whether that is over nobody knows any more
+            line.masked, line.pending = masked and index != INTX, pending
             for action in actions:
                 fd = take(index, number, action)
                 if fd is not None:

@@ -207,8 +207,8 @@ class PciFunction:
             raise ValueError(f"a card's state without {error}") from error
         self.config.restore(config)
         self.dma.enabled = self.config.bus_master
-        self.chip.restore(chip)
         self.interrupts.restore(interrupts)
+        self.chip.restore(chip)  # which may know better whether its pin is up
 
     def set_link(self, up: bool) -> None:
         """Plug or pull the cable at the card."""
