@@ -96,6 +96,11 @@ LINES = {
     "nics": ("-nic user,model=rtl8139 -nic user,model=e1000 -device rtl8139", 1),
     "nic and cards": ("-nic user,model=e1000-82545em -device virtio-rng-pci -device e1000", 1),
     "globals": (f"-global e1000.rombar=0 -global e1000.init-vet=off {PLAIN}", 1),
+    "set on a later card": (
+        f"{PLAIN} -device rtl8139,id=r -set device.r.addr=9 -device e1000 "
+        "-set device.r.mac=52:54:00:12:34:57",
+        1,
+    ),
     "set": (f"{NET} -device e1000,netdev=u,id=n -set device.n.addr=9 -device rtl8139", 1),
 }
 

@@ -17,8 +17,9 @@ from collections.abc import Collection, Iterator
 
 from vmwire.cli.wrap import cards
 from vmwire.cli.wrap.cmdline import names
-from vmwire.cli.wrap.settings import globals_of
+from vmwire.cli.wrap.settings import effective
 from vmwire.cli.wrap.survey import Entry, Survey
+from vmwire.cli.wrap.values import text
 from vmwire.options.values import format_mac, parse_mac
 
 START = bytes.fromhex("5254001234")
@@ -69,10 +70,10 @@ def _in_order(survey: Survey) -> Iterator[Entry]:
 
 def _given(survey: Survey, entry: Entry) -> bytes | None:
     """The address that the user gives; all zero if none. None if QEMU refuses it."""
-    typed = entry.get("macaddr") if entry.option.name == "net" else entry.get("mac")
-    for driver, name, value in globals_of(survey):
-        if typed is None and entry.option.name == "device":
-            typed = value if (driver, name) == (entry.type, "mac") else None
+    if entry.option.name == "device":
+        typed = text(effective(survey, entry, (entry.type,)), "mac")
+    else:
+        typed = entry.get("macaddr" if entry.option.name == "net" else "mac")
     if typed is None:
         return UNSET
     try:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from vmwire.cli.wrap import cards
 from vmwire.cli.wrap.cmdline import names
 from vmwire.cli.wrap.probe import ProbeError
-from vmwire.cli.wrap.settings import address_of, own_properties
+from vmwire.cli.wrap.settings import address_of, effective
 from vmwire.cli.wrap.survey import Entry, Survey
 from vmwire.cli.wrap.values import Values, text
 from vmwire.options.syntax import escape
@@ -141,7 +141,7 @@ def _matters(survey: Survey, replaced: Mapping[int, Values], facts: Facts) -> bo
         entry.index > min(plain)
         and entry.index not in replaced
         and not entry.is_json
-        and address_of(entry.values) is None
+        and address_of(effective(survey, entry, (entry.type,))) is None
         and _is_pci(entry, facts.pci_drivers)
         for entry in survey.named("device")
     )
@@ -209,9 +209,9 @@ def _pieces(
         plain = [each for each in plain if each.index not in replaced]
     drives = [_Piece(index, INERT, {"id": f"vmwire-{index}"}) for index in disks(survey)]
     return [
-        *(_piece(each, replaced.get(each.index)) for each in plain),
+        *(_piece(each, _properties(survey, each, replaced)) for each in plain),
         *drives,
-        *(_piece(each, replaced.get(each.index)) for each in json),
+        *(_piece(each, _properties(survey, each, replaced)) for each in json),
     ]
 
 
@@ -219,8 +219,13 @@ def _makes_card(entry: Entry) -> bool:
     return entry.type == "nic" if entry.option.name == "net" else entry.type != "none"
 
 
-def _piece(entry: Entry, properties: Values | None) -> _Piece:
-    found = own_properties(entry) if properties is None else properties
+def _properties(survey: Survey, entry: Entry, replaced: Mapping[int, Values]) -> Values:
+    if entry.index in replaced:
+        return replaced[entry.index]
+    return effective(survey, entry, (entry.type,)) if entry.option.name == "device" else {}
+
+
+def _piece(entry: Entry, found: Values) -> _Piece:
     plain = {key: text(found, key) or "" for key in found}
     if entry.option.name == "device" and entry.type.startswith(_BRIDGES):
         return _Piece(entry.index, entry.type, {"id": f"vmwire-{entry.index}", **plain})
