@@ -26,7 +26,17 @@ from tests.attach.vfio_user.copier import (
 )
 from vmwire.attach.vfio_user.kept import Record
 from vmwire.bench.vfio_user import Client, RequestError, fired
-from vmwire.bus.pci.vfio_user import CONFIG, INTX, MSIX, Command, pack_message
+from vmwire.bus.pci.vfio_user import (
+    ACTION_TRIGGER,
+    ACTION_UNMASK,
+    CONFIG,
+    DATA_EVENTFD,
+    DATA_NONE,
+    INTX,
+    MSIX,
+    Command,
+    pack_message,
+)
 
 
 class Store:
@@ -175,6 +185,47 @@ def test_a_message_that_ended_two_workers_gets_an_error(workers: Workers, pc: Cl
         pc.reply(77)
     assert error.value.errno == errno.EIO
     assert pc.read(0, COUNT) == 0
+
+
+def test_an_unmasking_under_way_is_done_again(workers: Workers, pc: Client) -> None:
+    (pin,) = pc.wire(INTX)
+    pc.write(0, LEVEL, 1)
+    workers.die()
+    fired(pin)
+    record = workers.store.record()
+    payload = pack("<IIIII", 20, DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
+    record.begin(pack_message(79, Command.DEVICE_SET_IRQS, payload))
+    record.close()
+    workers.now = Served(workers.folder, workers.store)
+    assert pc.reply(79) == b""
+    assert fired(pin) >= 1
+    pc.write(0, LEVEL, 0)
+    pc.unmask()
+    fired(pin)
+    pc.write(0, LEVEL, 1)
+    assert fired(pin) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "payload"),
+    [
+        (Command.DMA_MAP, pack("<IIQQQ", 32, 3, 0, 0, 4096)),
+        (Command.DEVICE_SET_IRQS, pack("<IIIII", 20, DATA_EVENTFD | ACTION_TRIGGER, 0, 0, 1)),
+    ],
+)
+def test_what_came_with_descriptors_that_are_lost_is_refused(
+    workers: Workers, pc: Client, command: Command, payload: bytes
+) -> None:
+    pc.read(0, IDENT)
+    workers.die()
+    record = workers.store.record()
+    record.begin(pack_message(80, command, payload))
+    record.close()
+    workers.now = Served(workers.folder, workers.store)
+    with pytest.raises(RequestError) as error:
+        pc.reply(80)
+    assert error.value.errno == errno.EIO
+    assert pc.read(0, IDENT) == 0xC0B1E5
 
 
 def test_a_change_of_wiring_that_was_done_is_answered(workers: Workers, pc: Client) -> None:
