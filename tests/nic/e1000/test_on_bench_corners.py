@@ -222,3 +222,31 @@ def test_parts_of_a_register_are_written(card: Card) -> None:
     assert card.driver.read(spec.VET) == 0x88A8
     card.pc.writeq(card.driver.base + spec.RDBAL, 0x0000_0001_0020_0000)
     assert (card.driver.read(spec.RDBAL), card.driver.read(spec.RDBAH)) == (0x20_0000, 1)
+
+
+@pytest.mark.parametrize("register", [0x1FFFC, 0x1FFFF, 0x20000, 0x20004, 0xFFFFFFFF])
+def test_the_io_window_reaches_no_further_than_the_registers(card: Card, register: int) -> None:
+    card.driver.port_write(register, 0xFFFFFFFF)
+    assert card.driver.port_read(register) in (0, 0xFFFFFFFF)
+    assert card.driver.read(spec.VET) == 0x8100
+
+
+def test_of_a_chain_only_the_last_descriptor_says_more_than_done(card: Card) -> None:
+    driver = card.start(buffer_size=256, receive=spec.RCTL_SECRC)
+    driver.write(spec.RXCSUM, 14)
+    card.nic.wire.send(frame_to(MAC, 600))
+    fields = [
+        spec.RX_DESCRIPTOR.unpack(card.pc.read(driver.rx_ring + 16 * n, 16)) for n in range(4)
+    ]
+    assert [one[1] for one in fields] == [256, 256, 88, 0]
+    assert [one[3] & 3 for one in fields] == [1, 1, 3, 0]
+    assert [one[4] for one in fields] == [0] * 4
+    assert fields[2][2]
+
+
+@pytest.mark.parametrize("free", [1, 2, 3])
+def test_a_chain_waits_until_it_has_all_its_buffers(card: Card, free: int) -> None:
+    driver = card.start(ring=8, buffer_size=256)
+    driver.start_receive(buffers=free)
+    assert card.nic.wire.send(frame_to(MAC, 508)) == (free >= 2)
+    assert driver.read(spec.RDH) == (2 if free >= 2 else 0)

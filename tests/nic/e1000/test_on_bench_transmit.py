@@ -51,8 +51,7 @@ def test_short_frames_are_padded_with_zeros_where_the_driver_asks(
     assert card.take() == [frame_from(20).ljust(60, b"\0")]
     driver.write(spec.TCTL, spec.TCTL_EN)
     driver.send(frame_from(20))
-    (sent,) = card.take()
-    assert sent[:20] == frame_from(20)
+    assert card.take() == [frame_from(20)]
 
 
 def test_only_descriptors_that_ask_for_it_are_written_back(card: Card, driver: E1000Driver) -> None:
