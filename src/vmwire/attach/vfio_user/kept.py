@@ -54,9 +54,10 @@ class Record:
 
     # The journal
 
-    def begin(self, message: bytes) -> None:
-        """A message is about to be served."""
+    def begin(self, message: bytes, rest: bytes = b"") -> None:
+        """A message is about to be served; ``rest`` was read behind it."""
         size = len(message)
+        self._put_rest(rest)
         if size <= LONGEST:
             self._map[: _MESSAGE + size] = bytes((BEGUN, size, 0)) + message
 
@@ -66,11 +67,18 @@ class Record:
 
     def end(self, rest: bytes) -> None:
         """The message is answered; ``rest`` was read behind it."""
+        self._put_rest(rest)
+        self._map[0] = NONE
+
+    def answered(self) -> None:
+        """The answer is about to be sent."""
+        self._map[0] = NONE
+
+    def _put_rest(self, rest: bytes) -> None:
         if rest or self._has_rest:
             size = min(len(rest), LONGEST)
             self._map[_REST : _REST + 1 + size] = bytes((size,)) + rest[:size]
             self._has_rest = bool(rest)
-        self._map[0] = NONE
 
     def under_way(self) -> tuple[int, int, bytes]:
         """Return the state of the message under way, how often it was done again, and it."""

@@ -161,7 +161,7 @@ class Session:
             if self._record is None:
                 self._dispatch(message)
             else:
-                self._record.begin(message)
+                self._record.begin(message, channel.data)
                 self._dispatch(message)
                 if message[2] != _READ:
                     self._put_place()
@@ -181,6 +181,12 @@ class Session:
         ):
             return
         self._serve(message)
+
+    def _reply(self, data: bytes) -> None:
+        """Send an answer; from here on nobody sends it again: QEMU doesn't survive a second one."""
+        if self._record is not None:
+            self._record.answered()
+        self.channel.send(data)
 
     def _go_on(self) -> None:
         """Serve what the socket doesn't tell of, because it was read already."""
@@ -205,7 +211,7 @@ class Session:
         ):
             return False
         value = self.card.read(region, offset, count)
-        self.channel.send(
+        self._reply(
             READ_MESSAGE.pack(message_id, _READ, 32 + count, 1, 0, offset, region, count)
             + value.to_bytes(count, "little")
         )
@@ -230,7 +236,7 @@ class Session:
             return False
         self.card.write(region, offset, 4, value)
         if not flags:
-            self.channel.send(READ_MESSAGE.pack(message_id, _WRITE, 32, 1, 0, offset, region, 4))
+            self._reply(READ_MESSAGE.pack(message_id, _WRITE, 32, 1, 0, offset, region, 4))
         return True
 
     def _serve(self, message: bytes) -> None:
@@ -245,11 +251,12 @@ class Session:
         except Refused as error:
             self._refuse(header, error)
             return
+        self.channel.close_fds()
         if self._record is not None and _rewires(header.command, message):
             self.keep()
             self._record.done()
         if not header.flags & F_NO_REPLY:
-            self.channel.send(pack_message(header.message_id, header.command, reply, TYPE_REPLY))
+            self._reply(pack_message(header.message_id, header.command, reply, TYPE_REPLY))
 
     def _answer(self, header: Header, payload: bytes) -> bytes:
         """Check a message against the table, and have it served."""
@@ -271,6 +278,7 @@ class Session:
         return rule.handler(self, payload)
 
     def _refuse(self, header: Header, error: Refused) -> None:
+        self.channel.close_fds()  # whoever hears of it may count its descriptors
         name = command_name(header.command) if header.command in _RULES else "unknown command"
         if not self.refused[name]:  # once: a guest or its machine could fill the log
             log.warning("%s: %s refused: %s", self.name, command_name(header.command), error)
@@ -280,9 +288,7 @@ class Session:
             return  # it came too late
         if not header.flags & F_NO_REPLY:
             flags = TYPE_REPLY | F_ERROR
-            self.channel.send(
-                pack_message(header.message_id, header.command, b"", flags, error.errno)
-            )
+            self._reply(pack_message(header.message_id, header.command, b"", flags, error.errno))
 
     # Beginning
 
@@ -297,7 +303,10 @@ class Session:
         _number(capabilities, "max_msg_fds", 1)
         _number(capabilities, "max_dma_maps", 1)
         _number(capabilities, "pgsizes", 1)
-        self.memory.largest = min(_number(capabilities, "max_data_xfer_size", MAX_DATA), MAX_DATA)
+        largest = _number(capabilities, "max_data_xfer_size", MAX_DATA)
+        if not largest:
+            raise Refused("a machine that takes no data")
+        self.memory.largest = min(largest, MAX_DATA)
         self.version = major, min(minor, MINOR)
         log.info("%s: vfio-user %d.%d, %s", self.name, major, minor, capabilities)
         ours = {
@@ -362,7 +371,7 @@ class Session:
     @_serves(Command.REGION_READ, REGION_ACCESS.size)
     def _region_read(self, payload: bytes) -> bytes:
         offset, region, count = self._access(payload)
-        value = self.card.read(region, offset, count)
+        value = self.card.read(region, offset, count) if count else 0
         return payload + value.to_bytes(count, "little")
 
     @_serves(Command.REGION_WRITE, REGION_ACCESS.size, more=MAX_DATA)
@@ -371,7 +380,8 @@ class Session:
         data = payload[REGION_ACCESS.size :]
         if len(data) != count:
             raise Refused(f"{len(data)} bytes of data instead of {count}")
-        self.card.write(region, offset, count, int.from_bytes(data, "little"))
+        if count:
+            self.card.write(region, offset, count, int.from_bytes(data, "little"))
         if region == CONFIG and self._record is not None:
             self.keep()  # seldom, and a card that forgot it stands still
         return payload[: REGION_ACCESS.size]
@@ -379,7 +389,7 @@ class Session:
     def _access(self, payload: bytes) -> tuple[int, int, int]:
         offset, region, count = REGION_ACCESS.unpack_from(payload)
         size = self._sizes[_index(region, NUM_REGIONS, "region")]
-        if not 0 < count <= MAX_DATA or offset + count > size:
+        if count > MAX_DATA or offset + count > size:
             raise Refused(f"{count} bytes at {offset:#x} of region {region} of {size:#x}")
         return offset, region, count
 
@@ -541,7 +551,7 @@ class Session:
         header = Header.unpack(message)
         if state == DONE and not header.flags & F_NO_REPLY:
             payload = message[HEADER.size :] if header.command == Command.DMA_UNMAP else b""
-            self.channel.send(pack_message(header.message_id, header.command, payload, TYPE_REPLY))
+            self._reply(pack_message(header.message_id, header.command, payload, TYPE_REPLY))
         elif state == BEGUN and (again or _lost_descriptors(header.command, message)):
             self._refuse(header, Refused("it ended the worker", errno.EIO))
         elif state == BEGUN:
