@@ -106,6 +106,7 @@ def test_the_minor_version_is_one_that_both_know(served: Served, asked: int, giv
         b"", b"\0\0\0", b"\1\0\0\0", b"\0\0\0\0{}", b"\0\0\0\0{\0", b'\0\0\0\0"x"\0',
         b'\0\0\0\0{"capabilities":"23"}\0', b'\0\0\0\0{"capabilities":{"max_msg_fds":"x"}}\0',
         b'\0\0\0\0{"capabilities":{"max_data_xfer_size":-1}}\0', b"\0\0\0\0\xff\xfe\0",
+        b'\0\0\0\0{"capabilities":{"max_data_xfer_size":0}}\0',
         b"\0\0\0\0" + b"[" * 4000 + b"\0",
     ],
 )  # fmt: skip
@@ -240,7 +241,7 @@ def test_configuration_space_is_sized_by_its_bars(pc: Client) -> None:
     [
         (0, BAR_SIZE - 3, 4), (0, BAR_SIZE, 4), (0, (1 << 64) - 4, 4), (0, (1 << 64) - 1, 8),
         (1, 0x1F, 2), (3, 0, 4), (VGA, 0, 1), (9, 0, 4), (0xFFFFFFFF, 0, 4), (CONFIG, 254, 4),
-        (0, 0, 0), (0, 0, 0xFFFFFFFF), (0, 0, (1 << 20) + 1),
+        (0, BAR_SIZE + 1, 0), (9, 0, 0), (0, 0, 0xFFFFFFFF), (0, 0, (1 << 20) + 1),
     ],
 )  # fmt: skip
 def test_accesses_outside_are_refused(
@@ -259,6 +260,15 @@ def test_accesses_outside_are_refused(
                 pc.ask(command, payload)
             assert error.value.errno == errno.EINVAL
     assert pc.read(0, IDENT) == 0xC0B1E5
+
+
+@pytest.mark.parametrize(("region", "offset"), [(0, 0), (0, BAR_SIZE), (CONFIG, 4), (VGA, 0)])
+def test_an_access_to_no_bytes_does_nothing(pc: Client, region: int, offset: int) -> None:
+    nothing = pack("<QII", offset, region, 0)
+    assert pc.ask(Command.REGION_READ, nothing) == nothing
+    assert pc.ask(Command.REGION_WRITE, nothing) == nothing
+    with pytest.raises(RequestError):
+        pc.ask(Command.REGION_WRITE, nothing + b"\0")
 
 
 def test_data_that_is_more_or_less_than_its_count_is_refused(pc: Client) -> None:
@@ -751,6 +761,21 @@ def test_descriptors_where_none_belong_are_refused_and_closed(pc: Client) -> Non
         os.close(fd)
     assert pc.read(0, SCRATCH) == 0
     assert open_fds() == before
+
+
+def test_descriptors_without_use_are_closed_before_the_answer(pc: Client) -> None:
+    """A window is mapped then and needs its own no more."""
+    fd = os.memfd_create("ram")
+    os.ftruncate(fd, 0x1000)
+    before = open_fds()
+    pc.ask(Command.DMA_MAP, DMA_MAP.pack(32, 3, 0, 0x1000, 0x1000), [fd])
+    assert open_fds() == before + 1  # what Python's mapping keeps
+    with pytest.raises(RequestError):
+        pc.ask(Command.DMA_MAP, DMA_MAP.pack(32, 3, 0, 0x1000, 0x1000), [fd])
+    assert open_fds() == before + 1
+    pc.unmap_all()
+    assert open_fds() == before
+    os.close(fd)
 
 
 def test_too_many_descriptors_end_the_connection_and_are_closed(served: Served) -> None:
