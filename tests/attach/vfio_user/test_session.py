@@ -9,6 +9,8 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from struct import pack
 
 import pytest
@@ -58,6 +60,24 @@ from vmwire.bus.pci.vfio_user import (
 )
 
 MASTER = 0x0006
+
+
+@contextmanager
+def no_event(kind: str) -> Iterator[int]:
+    """Give a descriptor that can't be signalled as an event is."""
+    if kind == "file":
+        fds = [os.memfd_create("file")]
+    elif kind == "path":
+        fds = [os.open("/", os.O_PATH)]
+    elif kind == "pipe":
+        fds = list(os.pipe())
+    elif kind == "socket":
+        fds = [end.detach() for end in socket.socketpair()]
+    else:
+        fds = list(os.openpty())
+    yield fds[-1]
+    for fd in fds:
+        os.close(fd)
 
 
 def copy(pc: Client, source: int, target: int, length: int) -> bool:
@@ -682,29 +702,58 @@ def test_wiring_that_makes_no_sense_is_refused_and_its_descriptors_are_closed(
     assert open_fds() == before
 
 
-@pytest.mark.parametrize("kind", ["full", "file", "pipe"])
-def test_a_descriptor_that_cannot_be_signalled_holds_nobody_up(pc: Client, kind: str) -> None:
-    if kind == "full":
-        fd = os.eventfd(2**64 - 2 & 0x7FFFFFFF)
-        os.eventfd_write(fd, 2**63)
-        os.eventfd_write(fd, 2**63 - 2**31 - 1)
-    elif kind == "file":
-        fd = os.memfd_create("file")
-    else:
-        other, fd = os.pipe()
-        os.close(other)
+def test_a_descriptor_that_is_full_holds_nobody_up(pc: Client) -> None:
+    fd = os.eventfd(2**64 - 2 & 0x7FFFFFFF)
+    os.eventfd_write(fd, 2**63)
+    os.eventfd_write(fd, 2**63 - 2**31 - 1)
     pc.set_irqs(REQ, DATA_EVENTFD | ACTION_TRIGGER, fds=[fd])
     pc.set_irqs(REQ, DATA_NONE | ACTION_TRIGGER)
     assert pc.read(0, IDENT) == 0xC0B1E5
     os.close(fd)
 
 
-def test_an_unmasking_descriptor_that_cannot_be_waited_for_is_refused(pc: Client) -> None:
-    fd = os.memfd_create("file")
-    with pytest.raises(RequestError):
-        pc.set_irqs(INTX, DATA_EVENTFD | ACTION_UNMASK, fds=[fd])
-    os.close(fd)
+@pytest.mark.parametrize("action", [ACTION_TRIGGER, ACTION_MASK, ACTION_UNMASK])
+@pytest.mark.parametrize("kind", ["file", "path", "pipe", "socket", "terminal"])
+def test_what_is_no_event_descriptor_is_refused_and_closed(
+    pc: Client, kind: str, action: int
+) -> None:
+    before = open_fds()
+    with no_event(kind) as fd:
+        held = open_fds()
+        with pytest.raises(RequestError) as error:
+            pc.set_irqs(INTX, DATA_EVENTFD | action, fds=[fd])
+        assert error.value.errno == errno.EINVAL
+        assert open_fds() == held
+    assert open_fds() == before
     assert pc.read(0, IDENT) == 0xC0B1E5
+
+
+def test_wrong_descriptors_behind_right_ones_change_nothing(pc: Client) -> None:
+    (fd,) = pc.wire(MSIX)
+    good, bad = os.eventfd(0), os.memfd_create("file")
+    with pytest.raises(RequestError):
+        pc.set_irqs(MSIX, DATA_EVENTFD | ACTION_TRIGGER, 0, 2, fds=[good, bad])
+    pc.set_irqs(MSIX, DATA_NONE | ACTION_TRIGGER)
+    assert fired(fd) == 1
+    os.close(good)
+    os.close(bad)
+
+
+def test_a_descriptor_that_counts_down_by_ones_unmasks_once_for_each_write(
+    served: Served, pc: Client
+) -> None:
+    (fd,) = pc.wire(INTX)
+    resample = os.eventfd(1000, os.EFD_SEMAPHORE)
+    pc.write(0, LEVEL, 1)
+    assert fired(fd) == 1
+    pc.set_irqs(INTX, DATA_EVENTFD | ACTION_UNMASK, fds=[resample])
+    served.wait(lambda: served.nic.stats()["signals"] == 2)
+    for _ in range(20):
+        pc.read(0, IDENT)
+    assert served.stats()["signals"] == 2
+    os.eventfd_write(resample, 1)
+    served.wait(lambda: served.nic.stats()["signals"] == 3)
+    os.close(resample)
 
 
 # Descriptors between messages

@@ -14,6 +14,7 @@ again. A message that comes while its line is masked, or before it has a descrip
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,7 +38,7 @@ from vmwire.bus.pci.vfio_user import (
     MSIX,
     NUM_IRQS,
 )
-from vmwire.engine.loop import READ, Loop
+from vmwire.engine.loop import EDGE, READ, Loop
 
 FLAGS = (
     IRQ_EVENTFD | IRQ_MASKABLE | IRQ_AUTOMASKED,
@@ -117,7 +118,7 @@ class Signals:
         try:
             os.eventfd_write(fd, 1)
         except OSError:
-            pass  # so many that nobody fetched that one more can't be told; or no event descriptor
+            pass  # so many that nobody fetched that one more can't be told
 
     # What the machine asks for
 
@@ -156,6 +157,9 @@ class Signals:
     def _wire(self, index: int, action: int, start: int, count: int, fds: list[int]) -> None:
         if fds and len(fds) != count:
             raise Refused(f"{len(fds)} descriptors for {count} interrupts")
+        if any(stat.S_IFMT(os.fstat(fd).st_mode) for fd in fds):
+            # A pipe or a socket isn't counted with; an event descriptor has no file type
+            raise Refused("something else than an event descriptor")
         for number in range(start, start + count):
             self._put(index, number, action, fds.pop(0) if fds else None)
             if action == ACTION_TRIGGER:
@@ -207,20 +211,23 @@ class Signals:
 
     def _watch(self, index: int, action: int, line: Line, fd: int) -> None:
         try:
-            self._loop.watch(fd, READ, partial(self._on_event, index, action, line, fd))
+            self._loop.watch(fd, READ | EDGE, partial(self._on_event, index, action, line, fd))
         except OSError as error:
             del line.fds[action]
             os.close(fd)
             raise Refused(f"a descriptor that can't be waited for: {error.strerror}") from None
 
     def _on_event(self, index: int, action: int, line: Line, fd: int, events: int) -> None:
-        """The machine masks or unmasks without a message."""
+        """The machine masks or unmasks without a message: once for each write.
+
+        A descriptor that counts down by ones is read once, too; only its edges wake us.
+        """
         try:
             os.eventfd_read(fd)
         except BlockingIOError:
             return
         except OSError:
-            self._loop.unwatch(fd)  # no event descriptor: it would be ready for ever
+            self._loop.unwatch(fd)  # a timer or the like
             return
         self._act(index, action, line)
 
