@@ -83,7 +83,9 @@ class Dma:
         if self.log is not None:
             self.log.mark(address, length)
 
-    def write_each(self, addresses: Sequence[int], parts: Sequence[bytes | View]) -> None:
+    def write_each(
+        self, addresses: Sequence[int], parts: Sequence[bytes | bytearray | View]
+    ) -> None:
         """Put each part at its own address: what ``write`` does, for a whole burst.
 
         At an ``AddressFault`` some of the parts may have been written.

@@ -72,6 +72,11 @@ def fill_checksum(data: bytearray | memoryview, start: int, offset: int) -> None
 
 def segment(frame: Frame) -> list[Frame]:
     """Cut a superframe into frames with complete checksums; [] if its headers don't hold."""
+    return [Frame.of(part, FINISHED) for part in cut(frame)]
+
+
+def cut(frame: Frame) -> list[bytearray]:
+    """The same for a box that puts the segments somewhere itself: their bytes, longest first."""
     data = frame.tobytes()
     layers = _layers(data)
     kind = frame.offload.gso_type & ~GSO_ECN
@@ -98,10 +103,7 @@ def segment(frame: Frame) -> list[Frame]:
     starts = range(payload, len(data), size) or range(payload, payload + 1)
     last = starts[-1]
     cutter = _Cutter(data, network, transport, payload)
-    return [
-        Frame.of(cutter.cut(number, start, size, start == last), FINISHED)
-        for number, start in enumerate(starts)
-    ]
+    return [cutter.cut(number, start, size, start == last) for number, start in enumerate(starts)]
 
 
 def _layers(data: bytes) -> tuple[int, int, int, int] | None:

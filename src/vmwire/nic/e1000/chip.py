@@ -50,7 +50,7 @@ from vmwire.nic.e1000.registers import (
 )
 from vmwire.nic.e1000.statistics import Statistics
 from vmwire.nic.e1000.transmit import Transmitter
-from vmwire.wire.frame import Frame
+from vmwire.wire.frame import Frame, Gso
 from vmwire.wire.offload import finish
 from vmwire.wire.port import Accepts, Port
 from vmwire.wire.port import stats as port_stats
@@ -111,7 +111,7 @@ class E1000(Registers):
             self._receive,
             resume=self._on_resume,
             link_changed=self._on_carrier,
-            accepts=Accepts(largest=LONGEST),
+            accepts=Accepts(True, Gso.TCPV4 | Gso.TCPV6 | Gso.ECN, LONGEST),
         )
         self._init_vet = init_vet
         self._io_address = 0
@@ -195,6 +195,7 @@ class E1000(Registers):
             self.VET = 0
         self._load_address()
         self._transmitter.reset()
+        self._receiver.reset()
         self.EECD = self._eeprom.pins()
         self._show_link()
         self._note_receiver()
@@ -378,7 +379,9 @@ class E1000(Registers):
     def _on_receive(self, value: int) -> None:
         if self._receiver.starved:
             self._receiver.starved = False
-            self.port.resume()
+            self._receiver.receive(())
+            if not self._receiver.starved:
+                self.port.resume()
 
     @Registers.RAL.on_write
     @Registers.RAH.on_write

@@ -6,9 +6,12 @@ A batch of frames is filtered and made ready first; then its descriptors are rea
 buffers are written, the descriptors are written back at once, RDH moves, and there is one interrupt
 at most. The buffers' size is RCTL's, and a frame takes as many as it needs.
 
+A superframe is cut here, straight into the buffers: its segments are alike and are judged once.
+
 When the ring has no room, the rest of the batch is refused: it stays with its sender until RDT
-moves. Frames are taken and lost while the receiver is off, when its ring makes no sense, and when
-they could never fit. An address of 0 is a descriptor whose buffer is left out.
+moves. Only of a superframe that was begun the rest is kept, and goes first then. Frames are taken
+and lost while the receiver is off, when its ring makes no sense, and when they could never fit. An
+address of 0 is a descriptor whose buffer is left out.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from vmwire.nic.e1000.registers import (
 from vmwire.nic.e1000.registers import Registers as R
 from vmwire.nic.e1000.statistics import Statistics, group_of
 from vmwire.wire.frame import Frame
+from vmwire.wire.offload import FINISHED, cut, finish
 
 CTRL = R.CTRL.index
 RCTL = R.RCTL.index
@@ -67,6 +71,7 @@ LONGEST = 16384 - 4
 _PAUSE = bytes.fromhex("0180c2000001")
 _MAC_CONTROL = b"\x88\x08"
 _IPV4 = b"\x08\x00"
+_IPV6 = b"\x86\xdd"
 
 
 def buffer_size(rctl: int) -> int:
@@ -88,7 +93,7 @@ class _Batch:
     __slots__ = ("groups", "lengths", "parts", "small", "writes")
 
     def __init__(self) -> None:
-        self.parts: list[bytes | memoryview] = []
+        self.parts: list[bytes | bytearray | memoryview] = []
         self.writes: list[tuple[int, int, int, int, int]] = []
         self.lengths: list[int] = []
         self.groups: list[int] = []
@@ -114,12 +119,20 @@ class Receiver:
         self._filters = filters
         self._drops = drops
         self.starved = False
-        """Frames were refused; their sender waits."""
+        """Frames wait for RDT to move: refused ones at their sender, a superframe's rest here."""
+        self._rest: list[Frame] = []
+
+    def reset(self) -> None:
+        """Forget what waits."""
+        self._rest = []
 
     def receive(self, frames: Sequence[Frame]) -> int:
         """Take frames from the wire; return how many, the rest has no room now."""
-        taken = self._deliver(frames)
-        if taken < len(frames) and not self.starved:
+        if self._rest:
+            waiting, self._rest = self._rest, []
+            self._rest = waiting[self._deliver(waiting) :]
+        taken = 0 if self._rest else self._deliver(frames)
+        if (self._rest or taken < len(frames)) and not self.starved:
             self.starved = True
             self._statistics.add(R.RNBC.index)
         return taken
@@ -160,6 +173,15 @@ class Receiver:
         writes, passes = batch.writes, self._filters.passes
         usual = self._words[VET] != 0x0800
         for number, frame in enumerate(frames):
+            if not frame.offload.plain:
+                if frame.offload.needs:
+                    self._cut(batch, frame, rctl, free, count)
+                else:
+                    self._rest = finish(frame)
+                    self._place_rest(batch, rctl, free, count)
+                if self._rest:
+                    return number + 1
+                continue
             length = frame.length
             views = frame.views
             data = bytes(views[0]) if len(views) == 1 else b"".join(views)
@@ -181,6 +203,47 @@ class Receiver:
             batch.groups.append(group_of(data[:6]))
             self._place(batch, data, size, rctl, frame.offload.checked)
         return len(frames)
+
+    def _cut(self, batch: _Batch, frame: Frame, rctl: int, free: int, count: int) -> None:
+        """Put the segments of a superframe into the batch; those that don't fit are the rest."""
+        segments = cut(frame)
+        room = free - len(batch.writes)
+        if not segments:
+            self._drops["offload without sense"] += 1
+        elif not self._are_simple(segments[0], rctl):
+            self._rest = [Frame.of(segment, FINISHED) for segment in segments]
+            self._place_rest(batch, rctl, free, count)
+        else:
+            self._rest = self._place_alike(batch, segments, rctl, room)
+
+    def _place_alike(
+        self, batch: _Batch, segments: list[bytearray], rctl: int, room: int
+    ) -> list[Frame]:
+        """Place as many segments as there is room for; return the others."""
+        status, errors = judge(bytes(segments[0]), self._words[RXCSUM], True)
+        status |= DD | EOP
+        fit = segments[:room]
+        batch.lengths += [len(segment) for segment in fit]
+        batch.groups += [group_of(bytes(segments[0][:6]))] * len(fit)
+        if not rctl & RCTL_SECRC:
+            for segment in fit:
+                segment += crc32(segment).to_bytes(4, "little")
+        batch.parts += fit
+        batch.writes += [(len(segment), 0, status, errors, 0) for segment in fit]
+        return [Frame.of(segment, FINISHED) for segment in segments[room:]]
+
+    def _are_simple(self, first: bytearray, rctl: int) -> bool:
+        """Whether segments like the ``first`` have a buffer each, and nothing keeps them out."""
+        words = self._words
+        ordinary = first[12:14] in (_IPV4, _IPV6) and first[12] << 8 | first[13] != words[VET]
+        fits = len(first) + 4 <= buffer_size(rctl) and len(first) <= longest(rctl)
+        untold = not words[RXCSUM] & 0xFF and not words[RSRPD]
+        return ordinary and fits and untold and self._filters.passes(bytes(first[:6]))
+
+    def _place_rest(self, batch: _Batch, rctl: int, free: int, count: int) -> None:
+        """Deal with frames of our own like with any others."""
+        rest, self._rest = self._rest, []
+        self._rest = rest[self._prepare(batch, rest, rctl, free, count) :]
 
     def _wanted(self, data: bytes, length: int, most: int, rctl: int) -> bool:
         """Whether a frame gets past length, filters and flow control."""
