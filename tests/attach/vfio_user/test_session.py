@@ -812,6 +812,27 @@ def test_descriptors_where_none_belong_are_refused_and_closed(pc: Client) -> Non
     assert open_fds() == before
 
 
+def test_nothing_is_served_behind_what_broke_the_connection_during_a_transfer(
+    served: Served, pc: Client
+) -> None:
+    pc.ask(Command.DMA_MAP, DMA_MAP.pack(32, 3, 0, 0, 0x1000))
+    pc.write(CONFIG, 4, MASTER, 2)
+    pc.write(0, LENGTH, 4)
+    fds = [os.eventfd(0) for _ in range(17)]
+
+    def send() -> int:
+        pc.post(0, GO, 1)
+        pc.send_bytes(pack_message(1, Command.DEVICE_RESET), fds)
+        return pc.tell(Command.REGION_READ, pack("<QII", IDENT, 0, 4))
+
+    number = served.loop.call(send)  # in the engine's thread: it finds all of them at once
+    for fd in fds:
+        os.close(fd)
+    with pytest.raises(ConnectionError):
+        pc.reply(number)
+    assert served.stats()["protocol_errors"] == 1
+
+
 def test_descriptors_without_use_are_closed_before_the_answer(pc: Client) -> None:
     """A window is mapped then and needs its own no more."""
     fd = os.memfd_create("ram")

@@ -168,6 +168,8 @@ class Session:
                 self._record.end(channel.data)
                 if not self._stale:
                     self._keep_soon()
+            if self._broken is not None:
+                raise self._broken  # bytes are lost: what follows would be taken for something else
             if channel.drained and not channel.data:
                 break  # and if something came since, the loop tells
         if channel.waiting:
