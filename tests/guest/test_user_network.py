@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import socket
 import time
 from collections.abc import Iterator
@@ -17,13 +16,19 @@ import pytest
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer, free_port
 from tests.guest.provision import MIRROR
+from tests.guest.transfers import (
+    ECHO_PORT,
+    GATEWAY,
+    MEGABYTE,
+    download,
+    noise,
+    send_and_receive,
+    start_echoes,
+    upload,
+)
 from vmwire.bench.pattern import pattern_sha256
 
 pytestmark = pytest.mark.guest
-
-MEGABYTE = 1 << 20
-GATEWAY = "10.0.2.2"
-ECHO_PORT = 7
 
 
 @dataclass
@@ -36,15 +41,7 @@ class Bed:
 
     def set_up(self) -> None:
         self.guest.lease()
-        # not socat's PIPE: it blocks for good when the pipe is full and nothing reads it but itself
-        self.guest.check(
-            f"socat TCP-LISTEN:{ECHO_PORT},fork,reuseaddr EXEC:cat,nofork >/dev/null 2>&1 &"
-        )
-        self.guest.check(f"socat UDP-RECVFROM:{ECHO_PORT},fork PIPE >/dev/null 2>&1 &")
-        self.guest.check(
-            f"for try in 1 2 3 4 5 6 7 8 9; do netstat -ltn | grep -q :{ECHO_PORT} && "
-            f"netstat -lun | grep -q :{ECHO_PORT} && break; sleep 0.3; done"
-        )
+        start_echoes(self.guest)
 
 
 @pytest.fixture(scope="module")
@@ -59,31 +56,6 @@ def bed(qemu: str, prefix: list[str]) -> Iterator[Bed]:
         bed = Bed(guest, tcp_port, udp_port)
         bed.set_up()
         yield bed
-
-
-def send_and_receive(port: int, data: bytes, timeout_s: float = 60) -> bytes:
-    """Everything that comes back for `data` and a half-close, written while it is read."""
-    with socket.create_connection(("127.0.0.1", port), timeout_s) as connection:
-        sent, answer = 0, b""
-        while True:
-            if sent < len(data):
-                sent += connection.send(data[sent : sent + 65536])
-                if sent == len(data):
-                    connection.shutdown(socket.SHUT_WR)
-                connection.settimeout(0.0 if sent < len(data) else timeout_s)
-            try:
-                piece = connection.recv(65536)
-            except BlockingIOError:
-                connection.settimeout(timeout_s)
-                continue
-            connection.settimeout(timeout_s)
-            if not piece:
-                return answer
-            answer += piece
-
-
-def noise(size: int) -> bytes:
-    return random.Random(size).randbytes(size)
 
 
 def test_card_is_served_by_the_prefix(bed: Bed, prefix: list[str]) -> None:
@@ -118,37 +90,22 @@ def test_closed_port_is_refused_at_once(bed: Bed) -> None:
     assert time.monotonic() - begin < 5
 
 
-def download(bed: Bed, host: HostPeer, size: int, timeout_s: float) -> None:
-    command = f"wget -qO- http://{GATEWAY}:{host.http_port}/{size} | sha256sum"
-    assert bed.guest.check(command, timeout_s).split()[0] == pattern_sha256(size)
-
-
-def upload(bed: Bed, host: HostPeer, blocks: int, timeout_s: float) -> None:
-    """The guest sends a block again and again, and reads the checksum after its half-close."""
-    size = 8 * MEGABYTE
-    bed.guest.check(f"wget -qO /tmp/block http://{GATEWAY}:{host.http_port}/{size}")
-    sink = f"socat -b 65536 -t {timeout_s} - TCP:{GATEWAY}:{host.sum_port}"
-    command = f"(i=0; while [ $i -lt {blocks} ]; do cat /tmp/block; i=$((i+1)); done) | {sink}"
-    answer = bed.guest.check(command, timeout_s).split()
-    assert answer == [pattern_sha256(size, blocks), str(size * blocks)]
-
-
 def test_download_arrives_whole(bed: Bed, host: HostPeer) -> None:
-    download(bed, host, 64 * MEGABYTE, 120)
+    download(bed.guest, host, 64 * MEGABYTE, 120)
 
 
 def test_upload_arrives_whole(bed: Bed, host: HostPeer) -> None:
-    upload(bed, host, 8, 120)
+    upload(bed.guest, host, 8, 120)
 
 
 @pytest.mark.long
 def test_download_of_a_gigabyte_arrives_whole(bed: Bed, host: HostPeer) -> None:
-    download(bed, host, 1024 * MEGABYTE, 900)
+    download(bed.guest, host, 1024 * MEGABYTE, 900)
 
 
 @pytest.mark.long
 def test_upload_of_a_gigabyte_arrives_whole(bed: Bed, host: HostPeer) -> None:
-    upload(bed, host, 128, 900)
+    upload(bed.guest, host, 128, 900)
 
 
 def test_many_connections_at_once_all_arrive(bed: Bed, host: HostPeer) -> None:
@@ -199,7 +156,7 @@ def test_forwarded_datagrams_come_in_and_go_back(bed: Bed, size: int) -> None:
 def test_network_stays_when_the_guest_reboots(bed: Bed, host: HostPeer) -> None:
     bed.guest.reboot()
     bed.set_up()
-    download(bed, host, MEGABYTE, 30)
+    download(bed.guest, host, MEGABYTE, 30)
     assert send_and_receive(bed.tcp_port, b"after the reboot") == b"after the reboot"
 
 
@@ -211,4 +168,4 @@ def test_pulled_cable_shows_in_the_guest(bed: Bed, host: HostPeer) -> None:
     assert carrier() == "0"
     bed.guest.qmp("set_link", arguments={"name": "n", "up": True})
     assert carrier() == "1"
-    download(bed, host, MEGABYTE, 30)
+    download(bed.guest, host, MEGABYTE, 30)
