@@ -129,7 +129,7 @@ class E1000FamilyOptions(PciNicOptions):
         BOOL, key="init-vet", default=True, help="on/off, whether VET is 8100h after a reset"
     )
     migrate_tso_props: bool = option(
-        BOOL, default=True, help="on/off, whether a saved state holds TSO's context by itself"
+        BOOL, default=True, help="on/off, whether a saved state holds a context for TSO"
     )
     mitigation: bool = option(
         BOOL, default=True, help="on/off, whether interrupts are moderated as the registers ask"

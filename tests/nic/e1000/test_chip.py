@@ -271,3 +271,12 @@ def test_broadcasts_own_echo_does_not_return() -> None:
     rig.send(frame(60, dst=BROADCAST))
     assert (rig.received(), len(rig.wire.got)) == ([], 1)
     assert rig.get(TX_RING + 12, 1) == b"\x01"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_saved_state_holds_a_segmentation_context_if_that_is_asked_for(kept: bool) -> None:
+    rig = Rig(migrate_tso_props=kept).start()
+    rig.context(mss=1000, header=54, command=0x04)
+    rig.kick()
+    context = rig.chip.save()["transmit"]["context"]
+    assert any(context) == kept

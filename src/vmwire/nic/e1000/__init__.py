@@ -38,6 +38,7 @@ class Options(Protocol):
     autonegotiation: bool
     extra_mac_registers: bool
     init_vet: bool
+    migrate_tso_props: bool
     mitigation: bool
 
 
@@ -53,6 +54,7 @@ def factory(options: Options) -> Callable[[Slot], E1000]:
             mitigation=options.mitigation,
             init_vet=options.init_vet,
             extra_registers=options.extra_mac_registers,
+            migrate_tso_props=options.migrate_tso_props,
         )
 
     return make

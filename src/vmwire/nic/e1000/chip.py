@@ -88,7 +88,7 @@ class E1000(Registers):
 
     ``autonegotiation``: the link takes its time to come up. ``mitigation``: interrupts are put off
     as the registers ask. ``init_vet``: VET is 8100h after a reset. ``extra_registers``: those of
-    ``EXTRA`` are there.
+    ``EXTRA`` are there. ``migrate_tso_props``: a saved state holds a context for segmentation.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class E1000(Registers):
         mitigation: bool = True,
         init_vet: bool = True,
         extra_registers: bool = True,
+        migrate_tso_props: bool = True,
     ) -> None:
         super().__init__()
         self.model = model
@@ -125,8 +126,9 @@ class E1000(Registers):
             self.words, slot.dma, self._causes, self._statistics, self._filters, self.drops
         )
         self._transmitter = Transmitter(
-            self.words, slot.dma, self._causes, self._statistics, self._send, slot.defer, self.drops
-        )
+            self.words, slot.dma, self._causes, self._statistics, self._send, slot.defer,
+            self.drops, saves_segmentation=migrate_tso_props,
+        )  # fmt: skip
         self.reset()
 
     # Accesses

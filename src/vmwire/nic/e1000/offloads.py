@@ -34,6 +34,7 @@ U16 = Struct("!H")
 # A context descriptor's TUCMD
 TUCMD_TCP = 1 << 0
 TUCMD_IP = 1 << 1
+TUCMD_TSE = 1 << 2
 
 MAX_IP_PACKET = 65535
 _REMEMBERED = 1024

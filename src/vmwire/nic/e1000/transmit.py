@@ -23,7 +23,7 @@ from typing import Any
 from vmwire.engine.dma import Dma
 from vmwire.engine.memory import AddressFault, View
 from vmwire.nic.e1000.interrupts import Causes
-from vmwire.nic.e1000.offloads import Context, Request, assemble, legacy
+from vmwire.nic.e1000.offloads import TUCMD_TSE, Context, Request, assemble, legacy
 from vmwire.nic.e1000.registers import CTRL_VME, TCTL_EN, TCTL_PSP, TXD_LOW, TXDW, TXQE
 from vmwire.nic.e1000.registers import Registers as R
 from vmwire.nic.e1000.statistics import TSCTC, Statistics, group_of
@@ -97,7 +97,10 @@ Mark = tuple[int, Context, _Packet | None]
 
 
 class Transmitter:
-    """Over the chip's ``words``. ``send(frames) -> int`` is the wire, or the loop back."""
+    """Over the chip's ``words``. ``send(frames) -> int`` is the wire, or the loop back.
+
+    Without ``saves_segmentation`` a saved state leaves out a context that is for segmentation.
+    """
 
     def __init__(
         self,
@@ -108,6 +111,8 @@ class Transmitter:
         send: Callable[[Sequence[Frame]], int],
         defer: Callable[[Callable[[], None]], None],
         drops: Counter[str],
+        *,
+        saves_segmentation: bool = True,
     ) -> None:
         self._words = words
         self._dma = dma
@@ -116,6 +121,7 @@ class Transmitter:
         self._send = send
         self._defer = defer
         self._drops = drops
+        self._saves_segmentation = saves_segmentation
         self._running = False
         self._deferred = False
         self._context = Context()
@@ -332,9 +338,11 @@ class Transmitter:
 
     def save(self) -> dict[str, Any]:
         """Return the context and the unfinished packet."""
-        packet = self._packet
+        packet, context = self._packet, self._context
+        if context.command & TUCMD_TSE and not self._saves_segmentation:
+            context = Context()
         return {
-            "context": list(astuple(self._context)),
+            "context": list(astuple(context)),
             "begun": packet.begun,
             "head": packet.head,
             "length": packet.length,
