@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.guest.machine import KERNEL_WORDS, Machine
 from tests.guest.peer import HostPeer
 from tests.guest.test_e1000 import DEVICES, DRIVER, newest
 from tests.guest.transfers import GATEWAY, MEGABYTE, download
+from vmwire.bench.console import GuestError
 
 pytestmark = pytest.mark.guest
 
@@ -39,12 +41,22 @@ class Diskless(Machine):
 
     def boot_by(self, script: str) -> None:
         """Stop iPXE before it looks for a server by itself, and have it run a script."""
-        self.console.wait_for(b"Ctrl-B", BOOT_TIMEOUT_S)
-        self.console.type(CTRL_B)
-        self.console.wait_for(b"iPXE> ", BOOT_TIMEOUT_S)
-        self.console.type(f"dhcp net0 && chain {script}\n")
+        self.console.wait_for(b"Ctrl-B for the iPXE command line", BOOT_TIMEOUT_S)
+        self._stop_ipxe()
+        for letter in f"dhcp net0 && chain {script}\n":  # firmware has no buffer for more
+            self.console.type(letter)
+            time.sleep(0.02)
         self.console.wait_for(re.compile(rb"Configuring \(net0 [^)]*\)\.+ ok"), BOOT_TIMEOUT_S)
         self.wait_booted(BOOT_TIMEOUT_S)
+
+    def _stop_ipxe(self) -> None:
+        """It looks at the key for two seconds, and a busy machine is late now and then."""
+        for _ in range(40):
+            self.console.type(CTRL_B)
+            with suppress(GuestError):
+                self.console.wait_for(b"iPXE> ", 0.3)
+                return
+        raise GuestError(f"iPXE didn't stop\n{self.report()}")
 
 
 class _Quiet(SimpleHTTPRequestHandler):
