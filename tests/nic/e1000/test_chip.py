@@ -10,8 +10,10 @@ import struct
 import pytest
 
 from tests.nic.e1000.rig import (
+    BAM,
     BROADCAST,
     DATA,
+    EN,
     EOP,
     IFCS,
     IXSM,
@@ -20,6 +22,7 @@ from tests.nic.e1000.rig import (
     RS,
     RX_DATA,
     RX_RING,
+    SECRC,
     TSE,
     TX_DATA,
     TX_RING,
@@ -280,3 +283,10 @@ def test_a_saved_state_holds_a_segmentation_context_if_that_is_asked_for(kept: b
     rig.kick()
     context = rig.chip.save()["transmit"]["context"]
     assert any(context) == kept
+
+
+def test_a_frame_that_fills_its_buffer_needs_no_second_one_for_a_stripped_fcs() -> None:
+    rig = Rig().start(count=8, rctl=EN | BAM | SECRC | 3 << 16, size=256)
+    rig.write(R.RDT, 1)
+    assert rig.receive(frame(256, BROADCAST)) == 1
+    assert rig.received() == [frame(256, BROADCAST)]

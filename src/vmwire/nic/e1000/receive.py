@@ -169,7 +169,7 @@ class Receiver:
         self, batch: _Batch, frames: Sequence[Frame], rctl: int, free: int, count: int
     ) -> int:
         """Make frames ready for ``free`` descriptors; return how many were dealt with."""
-        size, most = buffer_size(rctl), longest(rctl)
+        size, most, fcs = buffer_size(rctl), longest(rctl), 0 if rctl & RCTL_SECRC else 4
         writes, passes = batch.writes, self._filters.passes
         usual = self._words[VET] != 0x0800
         for number, frame in enumerate(frames):
@@ -192,7 +192,7 @@ class Receiver:
                 pass  # nothing else can keep it out
             elif not self._wanted(data, length, most, rctl):
                 continue
-            needed = 1 if length + 4 <= size else -(-(length + 4) // size)
+            needed = 1 if length + 4 <= size else -(-(length + fcs) // size)
             if needed > free - len(writes):
                 if needed < count:
                     return number
