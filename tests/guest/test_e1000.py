@@ -262,6 +262,33 @@ def test_network_stays_when_the_guest_reboots(bed: Bed, host: HostPeer) -> None:
     assert send_and_receive(bed.tcp_port, b"after the reboot") == b"after the reboot"
 
 
+@ON_ONE
+def test_network_stays_when_the_machine_is_reset_under_load(bed: Bed, host: HostPeer) -> None:
+    url = f"http://{GATEWAY}:{host.http_port}/{4096 * MEGABYTE}"
+    for _ in range(2):
+        before = received(bed.guest)
+        bed.guest.check(f"wget -qO /dev/null {url} >/dev/null 2>&1 &")
+        eventually(lambda before=before: received(bed.guest) > before + MEGABYTE)  # type: ignore[misc]
+        bed.guest.qmp("system_reset")
+        bed.guest.wait_booted()
+        bed.guest.lease()
+    bed.set_up()
+    bed.assert_transfers(host)
+
+
+def received(guest: Machine) -> int:
+    return int(guest.check("cat /sys/class/net/eth0/statistics/rx_bytes"))
+
+
+@ON_ONE
+def test_card_may_be_removed_and_found_again(bed: Bed, host: HostPeer) -> None:
+    bed.guest.check("echo 1 >$(readlink -f /sys/class/net/eth0/device)/remove")
+    assert bed.guest.check("ls /sys/class/net") == "lo"
+    bed.guest.check("echo 1 >/sys/bus/pci/rescan; sleep 0.5; ip link set eth0 up")
+    bed.guest.lease()
+    bed.assert_transfers(host)
+
+
 def test_powering_off_ends_all_and_leaves_nothing(bed: Bed) -> None:
     bed.guest.console.type("poweroff -f\n")
     assert bed.guest.wait_ended() == 0
