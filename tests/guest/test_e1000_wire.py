@@ -203,7 +203,8 @@ def test_download_goes_on_when_the_cable_is_back(wired: Wired, host: HostPeer) -
     wired.guest.check(f"(wget -qO- {url} | sha256sum >/tmp/sum) >/dev/null 2>&1 &")
     wired.guest.check("sleep 0.5")
     wired.net.set_link("n", False)
-    wired.guest.check("sleep 1; [ ! -s /tmp/sum ]")
+    wired.wait_for_carrier(0)
+    wired.guest.check("[ ! -s /tmp/sum ]")
     wired.net.set_link("n", True)
     wait = "for try in $(seq 150); do [ -s /tmp/sum ] && break; sleep 0.2; done; cat /tmp/sum"
     assert wired.guest.check(wait, 60).split()[0] == pattern_sha256(size)
