@@ -197,7 +197,9 @@ def test_long_frames_pass_when_the_guest_allows_them(bed: Bed, host: HostPeer) -
 
 
 @ON_ONE
-def test_forced_speed_is_what_the_link_has(bed: Bed, host: HostPeer) -> None:
+def test_forced_speed_is_what_the_link_has(bed: Bed, host: HostPeer, prefix: list[str]) -> None:
+    if not prefix:
+        pytest.skip("QEMU's own card stays at 1000 Mb/s")
     guest = bed.guest
     guest.check("ethtool -s eth0 speed 100 duplex full autoneg off")
     bed.wait_for_carrier()
