@@ -36,6 +36,11 @@ pytestmark = pytest.mark.guest
 
 DEVICES = {"e1000": "0x100e", "e1000-82544gc": "0x100c", "e1000-82545em": "0x100f"}
 DRIVER = "vmwire.modules=e1000"
+SIBLINGS_LONG = [
+    pytest.param(name, marks=() if name == "e1000" else pytest.mark.long) for name in DEVICES
+]
+"""One card in the usual run, the whole family in the long one: what differs between them is little,
+and watched for all by the fast tests and by network boot."""
 ON_ONE = pytest.mark.parametrize("bed", ["e1000"], indirect=True)
 """For what takes its time and is the same in the whole family; the bench has it for each card."""
 SELF_TEST = ("Register", "Eeprom", "Interrupt", "Loopback", "Link")
@@ -85,7 +90,7 @@ def words_for(card: str, tcp_port: int, udp_port: int) -> list[str]:
     return ["-netdev", f"user,id=user1,{forwards}", "-device", f"{card},netdev=user1"]
 
 
-@pytest.fixture(scope="module", params=DEVICES)
+@pytest.fixture(scope="module", params=SIBLINGS_LONG)
 def bed(request: pytest.FixtureRequest, prefix: list[str]) -> Iterator[Bed]:
     qemu = newest()
     ports = free_port(), free_port(socket.SOCK_DGRAM)

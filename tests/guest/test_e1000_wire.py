@@ -18,7 +18,7 @@ import pytest
 
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer
-from tests.guest.test_e1000 import DEVICES, DRIVER, newest
+from tests.guest.test_e1000 import DRIVER, SIBLINGS_LONG, newest
 from tests.guest.transfers import GATEWAY, MEGABYTE, download, upload
 from vmwire.bench.pattern import pattern_sha256
 from vmwire.network import Network
@@ -71,7 +71,7 @@ def tag_of(vlan: int) -> bytes:
     return struct.pack("!HH", 0x8100, vlan)
 
 
-@pytest.fixture(scope="module", params=DEVICES)
+@pytest.fixture(scope="module", params=SIBLINGS_LONG)
 def wired(request: pytest.FixtureRequest) -> Iterator[Wired]:
     qemu = newest()
     folder = Path(tempfile.mkdtemp(prefix="vmwire-wire-"))

@@ -17,6 +17,7 @@ from tests.daemon.instance import eventually
 from tests.guest import provision
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer, free_port
+from tests.guest.test_e1000 import SIBLINGS_LONG
 from tests.guest.test_faults import Running
 
 __all__ = ["runtime"]
@@ -24,7 +25,7 @@ __all__ = ["runtime"]
 pytestmark = pytest.mark.guest
 
 
-@pytest.fixture(params=["e1000", "e1000-82544gc", "e1000-82545em"])
+@pytest.fixture(params=SIBLINGS_LONG)
 def running(
     request: pytest.FixtureRequest, prefix: list[str], host: HostPeer, runtime: str
 ) -> Iterator[Running]:
