@@ -378,9 +378,7 @@ class TcpTable:
 
     def _socket(self) -> socket.socket:
         kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        sock = socket.socket(socket.AF_INET, kind)
-        self._prepare(sock)
-        return sock
+        return socket.socket(socket.AF_INET, kind)
 
     def _prepare(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -399,10 +397,12 @@ class TcpTable:
         if error in (0, errno.EISCONN):
             self._opened(flow)
             self.output.flush()  # the guest can go on while the rest is done
+            self._prepare(sock)
             if not self._watch(flow):
                 flow.send_reset()  # it has been answered already
                 self.forget(flow)
         elif error in (errno.EALREADY, errno.EINPROGRESS):
+            self._prepare(sock)
             if not self._watch(flow, WRITE):
                 self.forget(flow)
             elif len(self._connecting) > MAX_CONNECTING:
