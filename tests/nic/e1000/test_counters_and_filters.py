@@ -6,7 +6,7 @@ import pytest
 
 from vmwire.nic.e1000.filters import Filters
 from vmwire.nic.e1000.registers import RCTL_BAM, RCTL_MPE, RCTL_UPE, Registers
-from vmwire.nic.e1000.statistics import BROADCAST, Statistics, group_of
+from vmwire.nic.e1000.statistics import BROADCAST, RECEIVED, Statistics, group_of
 
 ONES = 0xFFFFFFFF
 GROUP = bytes.fromhex("01005e0000fb")
@@ -16,7 +16,7 @@ def test_counters_stop_at_all_ones() -> None:
     words = Registers().words
     words[Registers.GPRC.index] = ONES - 1
     words[Registers.PRC64.index] = ONES
-    Statistics(words).received([60, 60, 60], [0, 0, 0])
+    Statistics(words).passed(RECEIVED, [60, 60, 60], [0, 0, 0])
     assert (words[Registers.GPRC.index], words[Registers.PRC64.index]) == (ONES, ONES)
 
 
@@ -50,7 +50,7 @@ def test_reading_the_upper_half_clears_both_and_the_lower_none() -> None:
 )  # fmt: skip
 def test_sizes_are_counted_with_the_fcs(length: int, name: str) -> None:
     bank = Registers()
-    Statistics(bank.words).received([length], [0])
+    Statistics(bank.words).passed(RECEIVED, [length], [0])
     counted = {key for key, value in bank.dump().items() if key.startswith("PRC") and value}
     assert (counted, bank.GORCL) == ({name}, length + 4)
 

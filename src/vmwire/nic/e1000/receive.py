@@ -40,7 +40,7 @@ from vmwire.nic.e1000.registers import (
     SRPD,
 )
 from vmwire.nic.e1000.registers import Registers as R
-from vmwire.nic.e1000.statistics import Statistics, group_of
+from vmwire.nic.e1000.statistics import RECEIVED, Statistics, group_of
 from vmwire.wire.frame import Frame
 from vmwire.wire.offload import FINISHED, cut, finish
 
@@ -332,7 +332,7 @@ class Receiver:
             self._statistics.add(R.MPC.index, len(batch.lengths))
             return
         words[RDH] = (head + used) % count
-        self._statistics.received(batch.lengths, batch.groups)
+        self._statistics.passed(RECEIVED, batch.lengths, batch.groups)
         self._report(batch, count, free, free - used)
 
     def _write_buffers(self, batch: _Batch, addresses: list[int]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from vmwire.nic.e1000.registers import Registers as R
 
@@ -17,21 +18,32 @@ FCS = 4
 ONES = 0xFFFFFFFF
 
 _BOUNDS = (64, 127, 255, 511, 1023)
-_RX_SIZES = [R.PRC64.index + bin_ for bin_ in range(6)]
-_TX_SIZES = [R.PTC64.index + bin_ for bin_ in range(6)]
-GPRC = R.GPRC.index
-TPR = R.TPR.index
-BPRC = R.BPRC.index
-MPRC = R.MPRC.index
-GORCL = R.GORCL.index
-TORL = R.TORL.index
-GPTC = R.GPTC.index
-TPT = R.TPT.index
-BPTC = R.BPTC.index
-MPTC = R.MPTC.index
-GOTCL = R.GOTCL.index
-TOTL = R.TOTL.index
 TSCTC = R.TSCTC.index
+TPR = R.TPR.index
+TORL = R.TORL.index
+
+
+class Counters(NamedTuple):
+    """Where one direction is counted: indices of registers (of a pair, the lower one)."""
+
+    sizes: tuple[int, ...]
+    """By length: up to 64, 127, 255, 511, 1023 octets, and more."""
+    frames: int
+    all_frames: int
+    multicast: int
+    broadcast: int
+    octets: int
+    all_octets: int
+
+
+RECEIVED = Counters(
+    tuple(range(R.PRC64.index, R.PRC64.index + 6)),
+    R.GPRC.index, TPR, R.MPRC.index, R.BPRC.index, R.GORCL.index, TORL,
+)  # fmt: skip
+SENT = Counters(
+    tuple(range(R.PTC64.index, R.PTC64.index + 6)),
+    R.GPTC.index, R.TPT.index, R.MPTC.index, R.BPTC.index, R.GOTCL.index, R.TOTL.index,
+)  # fmt: skip
 
 BROADCAST = b"\xff" * 6
 
@@ -62,46 +74,29 @@ class Statistics:
         words[low] = words[low + 1] = 0
         return high
 
-    def received(self, lengths: Sequence[int], groups: Sequence[int]) -> None:
-        """Count frames that were delivered, by lengths without FCS and ``group_of``."""
+    def passed(self, to: Counters, lengths: Sequence[int], groups: Sequence[int]) -> None:
+        """Count frames that were delivered or sent, by lengths without FCS and ``group_of``."""
         words = self._words
+        sizes = to.sizes
         for length in lengths:
-            index = _RX_SIZES[bisect_left(_BOUNDS, length + FCS)]
+            index = sizes[bisect_left(_BOUNDS, length + FCS)]
             if words[index] != ONES:
                 words[index] += 1
         number = len(lengths)
-        self.add(GPRC, number)
-        self.add(TPR, number)
+        self.add(to.frames, number)
+        self.add(to.all_frames, number)
         octets = sum(lengths) + FCS * number
-        self.add_pair(GORCL, octets)
-        self.add_pair(TORL, octets)
+        self.add_pair(to.octets, octets)
+        self.add_pair(to.all_octets, octets)
         if multicast := groups.count(1):
-            self.add(MPRC, multicast)
+            self.add(to.multicast, multicast)
         if broadcast := groups.count(2):
-            self.add(BPRC, broadcast)
+            self.add(to.broadcast, broadcast)
 
     def refused(self, length: int) -> None:
         """Count a frame that the filters kept out: it is in the totals only."""
         self.add(TPR)
         self.add_pair(TORL, length + FCS)
-
-    def sent(self, lengths: Sequence[int], groups: Sequence[int]) -> None:
-        """Count frames as ``received`` does."""
-        words = self._words
-        for length in lengths:
-            index = _TX_SIZES[bisect_left(_BOUNDS, length + FCS)]
-            if words[index] != ONES:
-                words[index] += 1
-        number = len(lengths)
-        self.add(GPTC, number)
-        self.add(TPT, number)
-        octets = sum(lengths) + FCS * number
-        self.add_pair(GOTCL, octets)
-        self.add_pair(TOTL, octets)
-        if multicast := groups.count(1):
-            self.add(MPTC, multicast)
-        if broadcast := groups.count(2):
-            self.add(BPTC, broadcast)
 
 
 def group_of(destination: bytes) -> int:

@@ -26,7 +26,7 @@ from vmwire.nic.e1000.interrupts import Causes
 from vmwire.nic.e1000.offloads import TUCMD_TSE, Context, Request, assemble, legacy
 from vmwire.nic.e1000.registers import CTRL_VME, TCTL_EN, TCTL_PSP, TXD_LOW, TXDW, TXQE
 from vmwire.nic.e1000.registers import Registers as R
-from vmwire.nic.e1000.statistics import TSCTC, Statistics, group_of
+from vmwire.nic.e1000.statistics import SENT, TSCTC, Statistics, group_of
 from vmwire.wire.frame import ETHERNET_HEADER, GSO_NONE, NO_OFFLOAD, Frame
 
 CTRL = R.CTRL.index
@@ -332,7 +332,7 @@ class Transmitter:
                 lengths += pieces
                 groups += [group] * len(pieces)
                 self._statistics.add(TSCTC)
-        self._statistics.sent(lengths, groups)
+        self._statistics.passed(SENT, lengths, groups)
 
     # State
 
