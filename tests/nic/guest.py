@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 
+from tests.wire.boxes import End
 from vmwire.bench.virtio import Arena, DriverRing
 from vmwire.bus.virtio.features import (
     VIRTIO_F_VERSION_1,
@@ -16,8 +18,14 @@ from vmwire.bus.virtio.features import (
     VIRTIO_RING_F_INDIRECT_DESC,
 )
 from vmwire.bus.virtio.split import SplitQueue
+from vmwire.engine.memory import scatter
 from vmwire.nic.virtio_net import FEATURES, VirtioNet
-from vmwire.wire.frame import NO_OFFLOAD, Offload
+from vmwire.wire.frame import F_NEEDS_CSUM, GSO_TCPV4, NO_OFFLOAD, Offload
+
+TSO = Offload(F_NEEDS_CSUM, GSO_TCPV4, 54, 1448, 34, 16)
+LEGACY = 0
+MODERN = VIRTIO_F_VERSION_1
+MERGEABLE = MODERN | VIRTIO_NET_F_MRG_RXBUF
 
 
 class Guest:
@@ -133,3 +141,25 @@ class Guest:
                     data += next(parts)
             frames.append((data[self.header_size :], Offload.unpack(data[:10])))
         return frames
+
+
+def joined(guest: Guest, *, room: int = 1 << 30) -> End:
+    """Return the other end of the card's wire."""
+    end = End("end", room=room)
+    end.port.connect(guest.card.port)
+    return end
+
+
+def frame(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def reserve(end: End, data: bytes, offload: Offload = NO_OFFLOAD, spare: int = 0) -> bool:
+    views = end.port.reserve(len(data) + spare)
+    if views is None:
+        return False
+    assert sum(len(view) for view in views) == len(data) + spare
+    assert len(views[0]) >= min(138, len(data) + spare)
+    scatter(data, views)
+    end.port.commit(len(data), offload)
+    return True
