@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import pytest
 
+from vmwire.bus.protocol import ProtocolError
 from vmwire.bus.virtio.vhost_user import (
     F_NEED_REPLY,
     F_REPLY,
     Header,
     LogInfo,
-    ProtocolError,
     RegionInfo,
     Request,
     RingAddresses,

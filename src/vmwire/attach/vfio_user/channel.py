@@ -38,9 +38,9 @@ from vmwire.bus.pci.vfio_user import (
     WRITE_MESSAGE,
     Command,
     Header,
-    ProtocolError,
     pack_message,
 )
+from vmwire.bus.protocol import ProtocolError
 
 HEAD = WRITE_MESSAGE.size
 """Bytes that are asked for when a message begins."""

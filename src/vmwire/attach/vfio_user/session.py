@@ -68,12 +68,12 @@ from vmwire.bus.pci.vfio_user import (
     WRITE_MESSAGE,
     Command,
     Header,
-    ProtocolError,
     command_name,
     pack_message,
     pack_version,
     unpack_version,
 )
+from vmwire.bus.protocol import ProtocolError
 from vmwire.engine.loop import Loop
 from vmwire.wire.frame import Frame
 from vmwire.wire.port import Port
@@ -145,6 +145,10 @@ class Session:
         card.dma.remote = self.memory
         card.interrupts.machine_masks = True
         card.interrupts.machine = self.signals
+
+    def fileno(self) -> int:
+        """Return the connection's descriptor."""
+        return self.channel.fileno()
 
     # Messages
 

@@ -31,6 +31,7 @@ from functools import partial
 
 from vmwire.attach.vhost_user.channel import Channel, Message
 from vmwire.attach.vhost_user.shared import MAX_SLOTS, SharedMemory
+from vmwire.bus.protocol import ProtocolError
 from vmwire.bus.virtio.features import (
     VHOST_F_LOG_ALL,
     VHOST_USER_F_PROTOCOL_FEATURES,
@@ -52,7 +53,6 @@ from vmwire.bus.virtio.vhost_user import (
     VRING_NO_FD,
     VRING_STATE,
     LogInfo,
-    ProtocolError,
     RegionInfo,
     Request,
     RingAddresses,
@@ -146,6 +146,10 @@ class Backend:
         self._log: DirtyLog | None = None
         self._settling: Timer | None = None
         nic.on_fault = self._on_fault
+
+    def fileno(self) -> int:
+        """Return the connection's descriptor."""
+        return self.channel.fileno()
 
     def on_readable(self) -> None:
         """Serve what the front end has sent. Raises EOFError, OSError, ProtocolError at the end."""

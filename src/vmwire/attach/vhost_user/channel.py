@@ -14,11 +14,11 @@ import os
 import socket
 from dataclasses import dataclass, field
 
+from vmwire.bus.protocol import ProtocolError
 from vmwire.bus.virtio.vhost_user import (
     HEADER,
     MAX_FDS,
     Header,
-    ProtocolError,
     pack_message,
 )
 

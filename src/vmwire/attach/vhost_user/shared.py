@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from vmwire.bus.protocol import ProtocolError
 from vmwire.bus.virtio.split import Layout
-from vmwire.bus.virtio.vhost_user import ProtocolError, RegionInfo, RingAddresses
+from vmwire.bus.virtio.vhost_user import RegionInfo, RingAddresses
 from vmwire.engine.memory import AddressFault, GuestMemory, Region, map_region
 
 MAX_SLOTS = 509

@@ -106,10 +106,6 @@ FEATURE_MASK = 0xFFFF
 FEATURE_GET, FEATURE_SET, FEATURE_PROBE = 1 << 16, 1 << 17, 1 << 18
 
 
-class ProtocolError(Exception):
-    """The peer broke the protocol in a way that the connection doesn't survive."""
-
-
 @dataclass(frozen=True, slots=True)
 class Header:
     """A message's header. ``size`` counts it, too."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 
+from vmwire.bus.protocol import ProtocolError
+
 HEADER = Struct("<III")
 assert HEADER.size == 12
 
@@ -63,10 +65,6 @@ class Request(IntEnum):
     GET_MAX_MEM_SLOTS = 36
     ADD_MEM_REG = 37
     REM_MEM_REG = 38
-
-
-class ProtocolError(Exception):
-    """A message that can't be what the front end meant."""
 
 
 U64 = Struct("<Q")
