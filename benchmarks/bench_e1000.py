@@ -11,16 +11,14 @@ median makes a second. Below that, how many register accesses a driver like Linu
 
 from __future__ import annotations
 
-import argparse
-import cProfile
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
+from benchmarks.cases import Cases, run  # noqa: E402
 from vmwire.bench import e1000_spec as spec  # noqa: E402
 from vmwire.bench.e1000 import Context, E1000Driver  # noqa: E402
 from vmwire.bench.machine import Bench  # noqa: E402
@@ -36,18 +34,17 @@ HEADER = (
 )  # fmt: skip
 SUPERFRAME = 54 + 44 * 1448
 RING = 256
-SECONDS = 0.4
 
 
-class Case:
-    """One card. ``refill`` is the driver's part of a round, ``run`` the card's; it is timed."""
+class Rig:
+    """One card and its driver."""
 
     frames = 1
 
-    def __init__(self) -> None:
+    def __init__(self, driver: type[E1000Driver] = E1000Driver) -> None:
         self.pc = Bench(32 << 20)
         self.nic = self.pc.plug("e1000", mac=MAC, addr=4)
-        self.driver = E1000Driver(self.pc, 4, ring=RING)
+        self.driver = driver(self.pc, 4, ring=RING)
         self.driver.start(receive=spec.RCTL_BAM | spec.RCTL_SECRC)
         self.driver.write(spec.RXCSUM, spec.RXCSUM_IP | spec.RXCSUM_TCP_UDP)
         self.nic.wire.port.disconnect()
@@ -59,12 +56,8 @@ class Case:
     def refill(self) -> None:
         """Make ready for a round."""
 
-    def run(self) -> None:
-        """One round."""
-        raise NotImplementedError
 
-
-class Transmit(Case):
+class Transmit(Rig):
     """``frames`` at once of ``size`` bytes."""
 
     def __init__(self, size: int, frames: int) -> None:
@@ -80,7 +73,7 @@ class Transmit(Case):
         self.driver.write(spec.TDT, self.tail)
 
 
-class TransmitSuperframe(Case):
+class TransmitSuperframe(Rig):
     """``frames`` superframes at once, each a context and 17 data descriptors."""
 
     def __init__(self, frames: int) -> None:
@@ -101,7 +94,7 @@ class TransmitSuperframe(Case):
         self.driver.kick()
 
 
-class Receive(Case):
+class Receive(Rig):
     """``frames`` of ``size`` bytes, ``batch`` at once, with ``offload`` still to be done."""
 
     def __init__(self, size: int, frames: int, batch: int, offload: Offload = NO_OFFLOAD) -> None:
@@ -118,12 +111,12 @@ class Receive(Case):
             assert self.port.send(self.batch) == len(self.batch)
 
 
-class Access(Case):
+class Access(Rig):
     """A register read or written, 100 times."""
 
     frames = 100
 
-    def __init__(self, access: Callable[[Case], object]) -> None:
+    def __init__(self, access: Callable[[Rig], object]) -> None:
         super().__init__()
         self.access = access
 
@@ -133,7 +126,7 @@ class Access(Case):
             access(self)
 
 
-def interrupt(case: Case) -> None:
+def interrupt(case: Rig) -> None:
     """One whole interrupt: cause, line up, the handler's read, line down."""
     case.driver.write(spec.ICS, spec.ICR_RXT0)
     case.driver.read(spec.ICR)
@@ -147,7 +140,7 @@ class Interrupts(Access):
         self.driver.write(spec.IMS, spec.ICR_RXT0)
 
 
-CASES: dict[str, Callable[[], Case]] = {
+CASES: Cases = {
     "tx 64 B, 64 at once": lambda: Transmit(64, 64),
     "tx 64 B, 1 at once": lambda: Transmit(64, 1),
     "tx 1514 B, 64 at once": lambda: Transmit(1514, 64),
@@ -172,14 +165,19 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def rounds(case: Case) -> Iterator[float]:
-    """Yield what each round cost, in seconds."""
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        case.refill()
-        begin = time.perf_counter()
-        case.run()
-        yield time.perf_counter() - begin
+class CountingDriver(E1000Driver):
+    """Counts its accesses of registers."""
+
+    reads = 0
+    writes = 0
+
+    def read(self, register: int) -> int:
+        self.reads += 1
+        return super().read(register)
+
+    def write(self, register: int, value: int) -> None:
+        self.writes += 1
+        super().write(register, value)
 
 
 def accesses(frames: int) -> tuple[float, float, float, float]:
@@ -188,24 +186,13 @@ def accesses(frames: int) -> tuple[float, float, float, float]:
     Out: one tail for the batch; the interrupt's read of the causes, mask, unmask. In: the same,
     and one tail for each 16 buffers given back.
     """
-    case = Case()
+    case = Rig(CountingDriver)
     driver = case.driver
+    assert isinstance(driver, CountingDriver)
     driver.write(spec.IMS, spec.ICR_TXDW | spec.ICR_RXT0)
-    counts = [0, 0]
-    read, write = driver.read, driver.write
-
-    def counted_read(register: int) -> int:
-        counts[0] += 1
-        return read(register)
-
-    def counted_write(register: int, value: int) -> None:
-        counts[1] += 1
-        write(register, value)
-
-    driver.read, driver.write = counted_read, counted_write  # type: ignore[method-assign]
     found = []
     for sending in (True, False):
-        counts[:] = 0, 0
+        driver.reads = driver.writes = 0
         if sending:
             for _ in range(frames):
                 driver.send(bytes(64), kick=False)
@@ -220,32 +207,14 @@ def accesses(frames: int) -> tuple[float, float, float, float]:
                 for _ in range(-(-frames // 16)):
                     driver.write(spec.RDT, (driver.rx_next - 1) % RING)
             driver.write(spec.IMS, spec.ICR_TXDW | spec.ICR_RXT0)
-        found += [count / frames for count in counts]
+        found += [driver.reads / frames, driver.writes / frames]
     return found[0], found[1], found[2], found[3]
 
 
-def profile(case: Case) -> None:
-    """Print where the time of a case goes."""
-    profiler = cProfile.Profile()
-    for _ in range(200):
-        case.refill()
-        profiler.runcall(case.run)
-    profiler.print_stats("tottime")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="what a frame costs in the e1000")
-    parser.add_argument("--profile", metavar="CASE", choices=list(CASES))
-    chosen = parser.parse_args().profile
-    if chosen:
-        profile(CASES[chosen]())
+    title = "microseconds per frame, access or interrupt"
+    if not run("what a frame costs in the e1000", title, CASES):
         return
-    print(f"{'microseconds per frame, access or interrupt':42}  median    best   a second")
-    for name, make in CASES.items():
-        case = make()
-        costs = sorted(cost / case.frames * 1e6 for cost in rounds(case))
-        median = costs[len(costs) // 2]
-        print(f"{name:42} {median:7.2f} {costs[0]:7.2f} {1e6 / median:10,.0f}")
     print(f"\n{'register accesses per frame':42} out: reads  writes    in: reads  writes")
     for frames in (1, 8, 64):
         row = accesses(frames)

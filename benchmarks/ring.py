@@ -10,11 +10,8 @@ frame, median and best of many rounds:
 
 from __future__ import annotations
 
-import argparse
-import cProfile
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +19,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 from tests.nic.guest import Guest  # noqa: E402
 
+from benchmarks.cases import Cases, run  # noqa: E402
 from vmwire.nic.virtio_net import FEATURES  # noqa: E402
 from vmwire.wire.frame import F_NEEDS_CSUM, GSO_TCPV4, Frame, Offload  # noqa: E402
 from vmwire.wire.port import EVERYTHING, Port  # noqa: E402
@@ -29,13 +27,12 @@ from vmwire.wire.port import EVERYTHING, Port  # noqa: E402
 TSO = Offload(F_NEEDS_CSUM, GSO_TCPV4, 54, 1448, 34, 16)
 SUPERFRAME = 65226
 RING = 1024
-SECONDS = 0.4
 
 Segments = list[tuple[int, int]]
 
 
-class Case:
-    """One guest. ``refill`` is the driver's part of a round, ``run`` the card's; it is timed."""
+class Driver:
+    """One guest, which makes a ring full of buffers ready for each round."""
 
     def __init__(self, queue: int, chain: Sequence[int], frames: int) -> None:
         self.frames = frames
@@ -59,11 +56,8 @@ class Case:
             self.posted[self.ring.add(chain, writable=self.writable, publish=False)] = chain
         self.ring.publish()
 
-    def run(self) -> None:
-        raise NotImplementedError
 
-
-class Transmit(Case):
+class Transmit(Driver):
     """``frames`` at once of ``size`` bytes in ``cuts`` buffers each."""
 
     def __init__(self, size: int, cuts: int, frames: int) -> None:
@@ -77,7 +71,7 @@ class Transmit(Case):
             self.guest.turn()
 
 
-class Receive(Case):
+class Receive(Driver):
     """``frames`` of ``size`` bytes copied into buffers of ``buffer`` bytes, ``batch`` at once."""
 
     def __init__(self, size: int, buffer: int, frames: int, batch: int = 1) -> None:
@@ -90,7 +84,7 @@ class Receive(Case):
         self.guest.turn()
 
 
-class Reserve(Case):
+class Reserve(Driver):
     """``frames`` of ``size`` bytes reserved and committed, without writing them."""
 
     def __init__(self, size: int, buffer: int, frames: int) -> None:
@@ -104,7 +98,7 @@ class Reserve(Case):
         self.guest.turn()
 
 
-CASES: dict[str, Callable[[], Case]] = {
+CASES: Cases = {
     "tx 64 B, 64 at once": lambda: Transmit(64, 1, 64),
     "tx 64 B, 1 at once": lambda: Transmit(64, 1, 1),
     "tx 1514 B in 2 buffers, 64 at once": lambda: Transmit(1514, 2, 64),
@@ -120,37 +114,8 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def rounds(case: Case) -> Iterator[float]:
-    """Yield what each round cost, in seconds."""
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        case.refill()
-        begin = time.perf_counter()
-        case.run()
-        yield time.perf_counter() - begin
-
-
-def profile(case: Case) -> None:
-    """Print where the time of a case goes."""
-    profiler = cProfile.Profile()
-    for _ in range(200):
-        case.refill()
-        profiler.runcall(case.run)
-    profiler.print_stats("tottime")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="what a frame costs in the ring")
-    parser.add_argument("--profile", metavar="CASE", choices=list(CASES))
-    chosen = parser.parse_args().profile
-    if chosen:
-        profile(CASES[chosen]())
-        return
-    print(f"{'microseconds per frame':42}  median    best")
-    for name, make in CASES.items():
-        case = make()
-        costs = sorted(cost / case.frames * 1e6 for cost in rounds(case))
-        print(f"{name:42} {costs[len(costs) // 2]:7.2f} {costs[0]:7.2f}")
+    run("what a frame costs in the ring", "microseconds per frame", CASES)
 
 
 if __name__ == "__main__":
