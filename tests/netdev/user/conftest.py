@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.netdev.user.guest import Bench, listener
-from tests.netdev.user.harness import Guest, MakeUdp, host_socket
+from tests.netdev.user.harness import GUEST, Forwarded, Guest, MakeUdp, host_socket
 
 from vmwire.netdev.user.plan import Plan
 from vmwire.netdev.user.udp import UdpTable
@@ -66,3 +66,13 @@ def make_udp(udp_listener: socket.socket) -> Iterator[MakeUdp]:
     for guest, table in made:
         table.close()
         guest.loop.close()
+
+
+@pytest.fixture
+def forwarded(
+    request: pytest.FixtureRequest, make_udp: MakeUdp, udp_listener: socket.socket
+) -> Forwarded:
+    """A UDP forward to a guest; ``@restricted`` has it made for a guest that reaches nobody."""
+    guest, table = make_udp(getattr(request, "param", None))
+    table.forward(udp_listener, GUEST, 53)
+    return Forwarded(guest, table, udp_listener)

@@ -117,6 +117,29 @@ MakeUdp = Callable[..., tuple[Guest, UdpTable]]
 """The fixture ``make_udp``."""
 
 
+@dataclass
+class Forwarded:
+    """A guest whose port 53 is reached by datagrams to ``listener``. The fixture ``forwarded``."""
+
+    guest: Guest
+    table: UdpTable
+    listener: socket.socket
+
+    def question(self, client: socket.socket, address: str = "127.0.0.1") -> None:
+        """A client of the host asks."""
+        client.sendto(b"question", (address, port_of(self.listener)))
+
+    def asked(self, client: socket.socket, address: str = "127.0.0.1") -> None:
+        """A client of the host asks, and the guest has heard it."""
+        known = len(self.guest.frames)
+        self.question(client, address)
+        self.guest.turn_until(lambda: len(self.guest.frames) > known)
+
+    def answer(self, port: int, data: bytes = b"answer", source_port: int = 53) -> None:
+        """The guest answers the client that has ``port``."""
+        send_burst(self.table, udp_frame(data, port, source_port=source_port))
+
+
 def parse(frame: Frame) -> Packet:
     """Read a frame as an IPv4 packet."""
     data = frame.tobytes()

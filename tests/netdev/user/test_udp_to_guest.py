@@ -15,7 +15,6 @@ from tests.netdev.user.harness import (
     MakeUdp,
     host_socket,
     opened,
-    port_of,
     waiting,
 )
 
@@ -147,48 +146,41 @@ def test_waiting_for_room_costs_no_cpu(make_udp: MakeUdp, udp_server: socket.soc
 
 
 def test_datagram_for_a_guest_that_is_not_known_waits_until_it_is(
-    make_udp: MakeUdp, udp_listener: socket.socket
+    forwarded: Forwarded,
 ) -> None:
-    guest, table = make_udp()
-    table.forward(udp_listener, GUEST, 53)
+    guest = forwarded.guest
     macs = dict(guest.macs)
     guest.macs.clear()
     with host_socket() as client:
-        client.sendto(b"question", ("127.0.0.1", port_of(udp_listener)))
+        forwarded.question(client)
         guest.settle()
         assert not guest.frames
         assert guest.loop.turn(0) == 0
         guest.macs.update(macs)
-        table.guest_known(packed("10.0.2.16"))
+        forwarded.table.guest_known(packed("10.0.2.16"))
         guest.settle()
         assert not guest.frames
-        table.guest_known(GUEST)
+        forwarded.table.guest_known(GUEST)
         guest.turn_until(lambda: guest.frames)
 
 
-def test_guest_that_stays_unknown_loses_what_was_for_it(
-    make_udp: MakeUdp, udp_listener: socket.socket
-) -> None:
-    guest, table = make_udp()
-    table.forward(udp_listener, GUEST, 53)
-    guest.macs.clear()
+def asked_in_vain(forwarded: Forwarded) -> None:
+    """A client asks for a guest that says nothing of itself."""
+    forwarded.guest.macs.clear()
     with host_socket() as client:
-        client.sendto(b"question", ("127.0.0.1", port_of(udp_listener)))
-        guest.settle()
-    table._sweep()
-    assert table.counters["guest unknown"] == 1
-    assert waiting(udp_listener) == []
+        forwarded.question(client)
+        forwarded.guest.settle()
 
 
-def test_endpoint_can_end_while_its_guest_is_unknown(
-    make_udp: MakeUdp, udp_listener: socket.socket
-) -> None:
-    guest, table = make_udp()
-    table.forward(udp_listener, GUEST, 53)
-    guest.macs.clear()
-    with host_socket() as client:
-        client.sendto(b"question", ("127.0.0.1", port_of(udp_listener)))
-        guest.settle()
-    table.unforward(udp_listener)
-    table._sweep()
-    table.guest_known(GUEST)
+def test_guest_that_stays_unknown_loses_what_was_for_it(forwarded: Forwarded) -> None:
+    asked_in_vain(forwarded)
+    forwarded.table._sweep()
+    assert forwarded.table.counters["guest unknown"] == 1
+    assert waiting(forwarded.listener) == []
+
+
+def test_endpoint_can_end_while_its_guest_is_unknown(forwarded: Forwarded) -> None:
+    asked_in_vain(forwarded)
+    forwarded.table.unforward(forwarded.listener)
+    forwarded.table._sweep()
+    forwarded.table.guest_known(GUEST)
