@@ -12,6 +12,7 @@ from tests.netdev.user.harness import (
     GATEWAY,
     GUEST,
     SUPERFRAMES,
+    Forwarded,
     MakeUdp,
     host_socket,
     opened,
