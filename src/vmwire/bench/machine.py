@@ -23,7 +23,6 @@ carries out a line of one.
 
 from __future__ import annotations
 
-import importlib
 import mmap
 import random
 from collections import deque
@@ -41,7 +40,8 @@ from vmwire.bus.pci.function import ChipFactory, PciFunction
 from vmwire.engine.clock import ManualClock, Timers
 from vmwire.engine.memory import GuestMemory, Region
 from vmwire.errors import ConfigError
-from vmwire.nic.pci_options import E1000FamilyOptions
+from vmwire.nic.pci_cards import card_of
+from vmwire.nic.pci_options import PciNicOptions
 from vmwire.options.syntax import parse
 from vmwire.options.table import find, select, table_of
 
@@ -49,9 +49,6 @@ RAM_SIZE = 128 << 20
 MOST_RAM = 0xC000_0000
 """Above begins what is left for PCI below 4 GiB."""
 DEFAULT_MAC = bytes.fromhex("525400123456")
-
-FAMILIES = ("vmwire.nic.e1000",)
-"""Modules with ``DESCRIPTIONS`` and ``factory``: the cards that ``plug`` knows."""
 
 MOST_ROUNDS = 100_000
 """Turns in which cards put off more work before a bug is assumed."""
@@ -167,17 +164,13 @@ class Bench:
             raise ConfigError("a card in a script needs its id and its mac")
         return self._plug(options, self._place(options.addr))
 
-    def _plug(self, options: E1000FamilyOptions, devfn: int) -> Nic:
-        for name in FAMILIES:
-            family = importlib.import_module(name)
-            if options.driver in family.DESCRIPTIONS:
-                break
-        else:
+    def _plug(self, options: PciNicOptions, devfn: int) -> Nic:
+        card = card_of(options)
+        if card is None:
             raise ConfigError(f"'{options.driver}' is no card that the bench has")
         assert options.id is not None
         self.begin(f"plug {table_of(type(options)).to_text(options)}")
-        description = family.DESCRIPTIONS[options.driver]
-        nic = self._seat(description, family.factory(options), devfn, options.id)
+        nic = self._seat(*card, devfn, options.id)
         self.end()
         return nic
 

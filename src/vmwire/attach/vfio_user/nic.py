@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from vmwire.attach.vfio_user.server import CardServer
-from vmwire.nic.e1000 import DESCRIPTIONS, factory
-from vmwire.nic.pci_options import E1000FamilyOptions, PciNicOptions
+from vmwire.nic.pci_cards import card_of
+from vmwire.nic.pci_options import PciNicOptions
 
 
 class VfioUserNic(CardServer):
@@ -22,9 +22,8 @@ class VfioUserNic(CardServer):
 
     OPTIONS = PciNicOptions
 
-    def __init__(self, options: E1000FamilyOptions) -> None:
+    def __init__(self, options: PciNicOptions) -> None:
         self.options = options
-        driver = options.driver
-        super().__init__(
-            options.id or driver, options.socket, DESCRIPTIONS[driver], factory(options)
-        )
+        card = card_of(options)
+        assert card is not None, "a card is registered and not in FAMILIES"
+        super().__init__(options.id or options.driver, options.socket, *card)

@@ -22,10 +22,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from vmwire.bus.pci.chip import Slot
+from vmwire.bus.pci.config import Description
 from vmwire.nic.e1000.chip import E1000
 from vmwire.nic.e1000.models import DESCRIPTIONS, MODELS, Model
 
-__all__ = ["DESCRIPTIONS", "E1000", "MODELS", "Model", "Options", "factory"]
+__all__ = ["DESCRIPTIONS", "E1000", "MODELS", "Model", "Options", "describe", "factory"]
 
 
 class Options(Protocol):
@@ -40,6 +41,11 @@ class Options(Protocol):
     init_vet: bool
     migrate_tso_props: bool
     mitigation: bool
+
+
+def describe(options: Options) -> Description:
+    """Return the configuration space of such a card."""
+    return DESCRIPTIONS[options.driver]
 
 
 def factory(options: Options) -> Callable[[Slot], E1000]:
