@@ -120,7 +120,7 @@ def test_faults_are_told_as_qemu_tells_them(kind: str, text: str, fault: str) ->
 
 def test_netdev_help_lists_what_is_served() -> None:
     assert catalogue.help_for("netdev", "help") == (
-        "Available netdev backend types:\nhubport\nuser"
+        "Available netdev backend types:\nsocket\nhubport\nuser"
     )
 
 

@@ -25,6 +25,7 @@ from vmwire.options.table import Table, naming
 # In the order in which help lists them, which is QEMU's.
 MODULES = {
     "netdev": {
+        "socket": "vmwire.netdev.socket",
         "hubport": "vmwire.netdev.hubport",
         "user": "vmwire.netdev.user.options",
     },
@@ -40,7 +41,7 @@ MODULES = {
 ALIASES = {"e1000-82540em": "e1000", "virtio-net": "virtio-net-pci"}
 
 NETDEVS_OF_LATER = (
-    "af-xdp", "bridge", "dgram", "l2tpv3", "netmap", "nic", "none", "passt", "socket", "stream",
+    "af-xdp", "bridge", "dgram", "l2tpv3", "netmap", "nic", "none", "passt", "stream",
     "tap", "vde", "vhost-user", "vhost-vdpa", "vmnet-bridged", "vmnet-host", "vmnet-shared",
 )  # fmt: skip
 NICS_OF_LATER = (

@@ -47,6 +47,7 @@ class BoxType(Protocol):
 NETDEVS: Mapping[str, str] = {
     "user": "vmwire.netdev.user.netdev:UserNetdev",
     "hubport": "vmwire.netdev.hubport:HubportNetdev",
+    "socket": "vmwire.netdev.socket:SocketNetdev",
     "null": "vmwire.netdev.null:NullNetdev",
 }
 DEVICES: Mapping[str, str] = {

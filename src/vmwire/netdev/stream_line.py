@@ -1,0 +1,109 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""A line over stream sockets: what ``socket`` and ``stream`` have in common.
+
+States: *waiting* for a connection from its source (``connections``), with the link down, so that a
+guest sees a pulled cable; *connected*, with the link up, frames going both ways (``framing``).
+
+    waiting ──connection──▶ connected ──peer left, framing broken──▶ waiting
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Sequence
+
+from vmwire.engine.host import Host
+from vmwire.netdev.connections import Source
+from vmwire.netdev.framing import FrameStream
+from vmwire.wire.frame import Frame
+from vmwire.wire.port import Port, stats
+
+log = logging.getLogger(__name__)
+
+
+def _ignore(sock: socket.socket | None) -> None:
+    """Nobody wants to know of connections."""
+
+
+class StreamLine:
+    """A port, and the connection behind it when there is one.
+
+    ``on_change(socket)`` hears of each connection, and None of its end.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        on_change: Callable[[socket.socket | None], None] = _ignore,
+    ) -> None:
+        self.port = Port(name, self._receive, resume=self._resume)
+        self.port.set_link(False)
+        self.connections = 0
+        self._source = source
+        self._on_change = on_change
+        self._stream: FrameStream | None = None
+        self._plugged = True
+
+    def open(self, host: Host) -> None:
+        """Begin to look for a connection."""
+        self._host = host
+        self._source.open(host, self.port.name, self._on_connected)
+
+    def close(self) -> None:
+        """End. Harmless when called twice."""
+        self._source.close()
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+            self.port.set_link(False)
+
+    @property
+    def connection(self) -> socket.socket | None:
+        """The connection's socket, if there is one."""
+        return None if self._stream is None else self._stream.socket
+
+    @property
+    def waiting(self) -> str:
+        """What is done while there is no connection."""
+        return self._source.waiting
+
+    def set_link(self, up: bool) -> None:
+        """Pull or plug the cable, whether there is a connection or not."""
+        self._plugged = up
+        self._set_link()
+
+    def _set_link(self) -> None:
+        self.port.set_link(self._plugged and self._stream is not None)
+
+    def _on_connected(self, sock: socket.socket) -> None:
+        self._stream = FrameStream(sock, self._host.loop, self.port, self._on_lost)
+        self.connections += 1
+        self._on_change(sock)
+        self._set_link()
+
+    def _on_lost(self, reason: str) -> None:
+        log.info("%s: %s", self.port.name, reason)
+        assert self._stream is not None
+        self._stream.close()
+        self._stream = None
+        self._set_link()
+        self._on_change(None)
+        self._source.again()
+
+    def _receive(self, frames: Sequence[Frame]) -> int:
+        if self._stream is not None:
+            return self._stream.receive(frames)
+        self.port.drops["no connection"] += len(frames)
+        return len(frames)
+
+    def _resume(self) -> None:
+        if self._stream is not None:
+            self._stream.resume()
+
+    def stats(self) -> dict[str, object]:
+        """Return the counters as plain data."""
+        connected = self._stream is not None
+        return stats(self.port) | {"connected": connected, "connections": self.connections}
