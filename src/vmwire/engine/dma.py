@@ -13,10 +13,13 @@ memory between two events.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from vmwire.engine.memory import AddressFault, DirtyLog, GuestMemory, View, scatter
+
+
+_NO_MEMORY = GuestMemory()
 
 
 class Remote(Protocol):
@@ -42,11 +45,41 @@ class Dma:
     """
 
     def __init__(self) -> None:
-        self.memory = GuestMemory()
         self.remote: Remote | None = None
         self.log: DirtyLog | None = None
         """Notes what was written, while somebody migrates the guest."""
-        self.enabled = False
+        self.on_change: Callable[[], None] | None = None
+        """Hears that there is other memory, or that the right to it came or went: for a device that
+        keeps views, which have to be of the new memory when this returns."""
+        self._memory = GuestMemory()
+        self._enabled = False
+
+    @property
+    def memory(self) -> GuestMemory:
+        """What the machine shares. Views of the old memory are dead once there is other."""
+        return self._memory
+
+    @memory.setter
+    def memory(self, memory: GuestMemory) -> None:
+        self._memory = memory
+        if self.on_change is not None:
+            self.on_change()
+
+    @property
+    def enabled(self) -> bool:
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        if enabled != self._enabled:
+            self._enabled = enabled
+            if self.on_change is not None:
+                self.on_change()
+
+    @property
+    def reachable(self) -> GuestMemory:
+        """The memory that the device may have views of now."""
+        return self._memory if self._enabled else _NO_MEMORY
 
     def read(self, address: int, length: int) -> bytes:
         """Return a copy of a range."""
@@ -56,7 +89,7 @@ class Dma:
         """Return the given ranges in order, in place where they are shared; not to be kept."""
         self._check()
         try:
-            return self.memory.views(addresses, lengths)
+            return self._memory.views(addresses, lengths)
         except AddressFault:
             if self.remote is None:
                 raise
@@ -70,7 +103,7 @@ class Dma:
         self._check()
         length = len(data)
         try:
-            views = self.memory.views((address,), (length,))
+            views = self._memory.views((address,), (length,))
         except AddressFault:
             if self.remote is None:
                 raise
@@ -92,7 +125,7 @@ class Dma:
         """
         self._check()
         try:
-            views = self.memory.views(addresses, [len(part) for part in parts])
+            views = self._memory.views(addresses, [len(part) for part in parts])
         except AddressFault:
             views = []
         if len(views) != len(parts) or self.log is not None:
@@ -109,5 +142,5 @@ class Dma:
             address += len(part)
 
     def _check(self) -> None:
-        if not self.enabled:
+        if not self._enabled:
             raise AddressFault("the card is no bus master")

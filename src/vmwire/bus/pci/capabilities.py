@@ -68,6 +68,29 @@ class Opaque(Capability):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BarWindow(Capability):
+    """Four bytes of configuration space that show a place in a BAR (virtio 1.2, section 4.1.4.9).
+
+    Software chooses BAR, offset and length; what it then reads or writes at ``data_offset`` is read
+    or written there: for firmware that can't place BARs.
+    """
+
+    ID = 0x09
+    KIND: ClassVar[int] = 5
+    DATA: ClassVar[int] = 16
+
+    @property
+    def data_offset(self) -> int:
+        return self.offset + self.DATA
+
+    def image(self) -> bytes:
+        return bytes((self.ID, 0, self.DATA + 4, self.KIND)).ljust(self.DATA + 4, b"\0")
+
+    def writable(self) -> bytes:
+        return _dwords(0, 0xFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PowerManagement(Capability):
     """``capabilities`` is PMC; ``control_mask`` the writable part of PMCSR (status 15 clears)."""
 

@@ -23,6 +23,10 @@ from vmwire.wire.port import Port
 class InterruptPin(Protocol):
     """A chip's way to interrupt: INTx by its level, or messages; the bus knows which is in use."""
 
+    @property
+    def msix_enabled(self) -> bool:
+        """Whether software uses MSI-X, for chips whose registers depend on that."""
+
     def set_level(self, up: bool) -> None:
         """Raise or lower the pin. With MSI in use a rise sends message 0."""
 

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vmwire.bus.pci.capabilities import BarWindow
 from vmwire.bus.pci.chip import Chip, Slot
 from vmwire.bus.pci.config import ROM, ConfigSpace, Description
 from vmwire.bus.pci.interrupts import Interrupts, Machine
@@ -66,6 +67,7 @@ class PciFunction:
         self._rom = rom.ljust(description.rom_size, b"\xff")
         self._sizes = {bar.index: bar.size for bar in description.bars}
         self._sizes |= {ROM: description.rom_size, CONFIG: self.config.size}
+        self._window = description.capability(BarWindow)
         msix = self.config.msix
         shared = set() if msix is None else {msix.table_bar, msix.pending_bar}
         self._direct = {bar.index: bar.size for bar in description.bars if bar.index not in shared}
@@ -102,7 +104,7 @@ class PciFunction:
         if not inside:
             return ones
         if region == CONFIG:
-            value = self.config.read(offset, inside)
+            value = self._read_config(offset, inside)
         elif region == ROM:
             value = int.from_bytes(self._rom[offset : offset + inside], "little")
         else:
@@ -172,8 +174,32 @@ class PciFunction:
 
     # Configuration space
 
+    def _read_config(self, offset: int, size: int) -> int:
+        chosen = self._seen_through_window(offset, size)
+        if chosen is not None:
+            assert self._window is not None
+            self.config.show(self._window.data_offset, WIDTH, self.read(*chosen))
+        return self.config.read(offset, size)
+
+    def _seen_through_window(self, offset: int, size: int) -> tuple[int, int, int] | None:
+        """The place in a BAR that an access to configuration space means: region, offset, size."""
+        window = self._window
+        if window is None or not offset <= window.data_offset < offset + size:
+            return None
+        bar = self.config.read(window.offset + 4, 1)
+        place = self.config.read(window.offset + 8, 4)
+        length = self.config.read(window.offset + 12, 4)
+        if bar > 5 or length not in LARGEST or place & length - 1:
+            return None
+        return bar, place, length
+
     def _write_config(self, offset: int, size: int, value: int) -> None:
         self.config.write(offset, size, value)
+        chosen = self._seen_through_window(offset, size)
+        if chosen is not None:
+            assert self._window is not None
+            data = self.config.read(self._window.data_offset, WIDTH)
+            self.write(*chosen, data & LARGEST[chosen[2]])
         if self.config.take_reset_request():
             self.reset()
         self._follow_config()

@@ -105,6 +105,8 @@ class SplitQueue:
         self.event_index = event_index
         self.dirty: Callable[[int, int], None] | None = None
         self.used_log: int | None = None
+        self.notify_on_empty = False
+        """Whether the driver is woken in any case when it has left no more chains (legacy)."""
         self._direction = F_WRITE if writable else 0
         self._expected: dict[int, tuple[int, ...]] = {}
         self._written_to: dict[int, tuple[Sequence[int], Sequence[int]]] = {}
@@ -134,6 +136,11 @@ class SplitQueue:
         self._used_ids = used[4 : 4 + 8 * size].cast("I")[0::2]
         self._used_lengths = used[4 : 4 + 8 * size].cast("I")[1::2]
         self._kick_event = used[4 + 8 * size :].cast("H")
+
+    @property
+    def used_index(self) -> int:
+        """How many chains were completed, as the driver sees it."""
+        return self._used_index
 
     def close(self) -> None:
         """Let go of the ring's memory."""
@@ -335,7 +342,7 @@ class SplitQueue:
         else:
             event = self._available[self.size + 2]
             wanted = (index - event - 1) & 0xFFFF < (index - told) & 0xFFFF
-        if wanted:
+        if wanted or (self.notify_on_empty and self._available[1] == self.position):
             self.notify()
 
     def want_kicks(self, seen: int = 0) -> bool:
