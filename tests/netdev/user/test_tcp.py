@@ -128,7 +128,7 @@ def test_a_stray_segment_is_reset(bench: Bench) -> None:
 
 
 def test_flows_are_bounded(bench: Bench, server: socket.socket) -> None:
-    bench.netdev._tcp._max_flows = 2
+    bench.netdev._tcp._opening.max_flows = 2
     for index in range(4):
         peer = TcpPeer(bench, server.getsockname()[1])
         peer.own_port += index

@@ -20,7 +20,7 @@ from tests.netdev.user.guest import (
     the_flow,
 )
 
-from vmwire.netdev.user import tcp as tcp_module
+from vmwire.netdev.user import tcp_opening
 from vmwire.wire.frame import Frame
 from vmwire.wire.protocols import tcp
 
@@ -39,7 +39,7 @@ def test_a_server_that_speaks_and_leaves_while_we_connect_is_heard_to_the_end(
     bench: Bench, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One event tells all of it: connected, data, end."""
-    monkeypatch.setattr(tcp_module.TcpTable, "_opened", lambda self, flow: None)
+    monkeypatch.setattr(tcp_opening.TcpOpening, "_opened", lambda self, flow: None)
     real = socket.socket.connect_ex
     with monkeypatch.context() as patch:
 

@@ -24,7 +24,7 @@ from tests.netdev.user.guest import (
 )
 from tests.netdev.user.harness import watch_no_more
 
-from vmwire.netdev.user import tcp as tcp_module
+from vmwire.netdev.user import tcp_opening
 from vmwire.netdev.user.tcp_flow import TcpFlow
 from vmwire.wire.frame import Frame
 from vmwire.wire.port import PACKETS_ONLY, Port
@@ -36,13 +36,13 @@ def test_connections_that_nobody_answers_push_out_the_oldest(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket.socket, "connect_ex", lambda self, to: errno.EINPROGRESS)
-    monkeypatch.setattr(tcp_module, "MAX_CONNECTING", 10)
+    monkeypatch.setattr(tcp_opening, "MAX_CONNECTING", 10)
     before = len(os.listdir("/proc/self/fd"))
     for port in range(1, 101):
         bench.port.send([Frame.of(TcpPeer(bench, port, bytes((192, 0, 2, 9))).segment(SYN))])
     table = bench.netdev._tcp
-    assert len(table.flows) == len(table._connecting) == 10
-    assert [flow.port for flow in table._connecting] == list(range(91, 101))
+    assert len(table.flows) == len(table._opening.connecting) == 10
+    assert [flow.port for flow in table._opening.connecting] == list(range(91, 101))
     assert len(os.listdir("/proc/self/fd")) == before + 10
 
 
@@ -91,7 +91,7 @@ def watched_in_vain(bench: Bench, monkeypatch: pytest.MonkeyPatch, peer: TcpPeer
         bench.send(peer.segment(SYN))
     table = bench.netdev._tcp
     assert table.counters["no socket"] == 1
-    assert not table.flows and not table._connecting
+    assert not table.flows and not table._opening.connecting
     return refused
 
 
@@ -135,7 +135,7 @@ def test_nothing_stays_behind_of_a_connection(
     bench.pass_time(2)
     feeder = table._feeder
     for held in (
-        table._connecting, table._lingering, table._pushes, table._acks, table._discards,
+        table._opening.connecting, table._lingering, table._pushes, table._acks, table._discards,
         table._waiting, feeder._queue, feeder._queued,
     ):  # fmt: skip
         assert not held

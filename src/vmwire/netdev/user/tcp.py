@@ -1,36 +1,33 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""All TCP connections of a user network: finding, opening, feeding and ending them.
+"""All TCP connections of a user network: finding, feeding and ending them.
 
 Theory of operation. A segment of the guest finds its flow by twelve bytes of its headers (both
-addresses, both ports). A burst of segments is gathered per flow and pushed once. A SYN opens a
-socket of the host; nothing is answered before the host's connect has an outcome, so that the guest
-meets what a real network would give it: an answer, a reset, an ICMP error, or silence. A flow
-that has ended in good order is remembered for a moment (*lingering*), for a guest that did not hear
-the last acknowledgement.
+addresses, both ports). A burst of segments is gathered per flow and pushed once. A flow that has
+ended in good order is remembered for a moment (*lingering*), for a guest that did not hear the last
+acknowledgement.
 
-Data for guests is moved by ``TcpFeeder``.
+Connections are opened by ``TcpOpening``; data for guests is moved by ``TcpFeeder``.
 """
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from struct import Struct
 
 from vmwire.engine.clock import Timer
-from vmwire.engine.loop import EDGE, PEER_CLOSED, READ, URGENT, WRITE, Loop
+from vmwire.engine.loop import WRITE, Loop
 from vmwire.netdev.user.output import Output
-from vmwire.netdev.user.plan import Plan, dotted
+from vmwire.netdev.user.plan import Plan
 from vmwire.netdev.user.tcp_feed import TcpFeeder
 from vmwire.netdev.user.tcp_flow import TcpFlow
+from vmwire.netdev.user.tcp_opening import EVENTS, Segment, TcpOpening
+from vmwire.netdev.user.tcp_sender import TcpSender
 from vmwire.netdev.user.tcp_speaker import (
     ACK,
     CLOSED,
-    CONNECTING,
     DONT_FRAGMENT,
     ESTABLISHED,
     FIN,
@@ -39,15 +36,12 @@ from vmwire.netdev.user.tcp_speaker import (
     RST,
     SO_PEEK_OFF,
     SYN,
-    SYN_RECEIVED,
     SYN_SENT,
     TcpSpeaker,
 )
 from vmwire.wire.frame import Frame, View
 from vmwire.wire.port import Port
 from vmwire.wire.protocols.checksum import ones_complement_sum, transport_checksum
-from vmwire.wire.protocols.errors import ParseError
-from vmwire.wire.protocols.tcp import Options
 
 SEGMENT = Struct("!12sIIBBH")
 """Addresses and ports, sequence, acknowledgement, data offset, flags, window."""
@@ -71,19 +65,6 @@ SWEEP_S = 60.0
 IDLE_S = 7200.0
 LINGER_S = 1.0
 MAX_LINGERING = 4096
-MAX_CONNECTING = 2048
-"""Connections whose host side is not yet there. A guest that asks for more of what doesn't answer
-loses the oldest ones; if it still wants them, it asks again."""
-EVENTS = READ | PEER_CLOSED | URGENT | EDGE
-"""What a connected socket is watched for; room besides while something waits for it."""
-
-UNREACHABLE_CODE = {
-    errno.ENETUNREACH: 0,
-    errno.EHOSTUNREACH: 1,
-    errno.EACCES: 13,
-    errno.EPERM: 13,
-}
-"""ICMP destination-unreachable codes for what ``connect`` says (RFC 792, RFC 1812 5.2.7.1)."""
 
 
 def peek_offset_works() -> bool:
@@ -94,21 +75,6 @@ def peek_offset_works() -> bool:
         except OSError:
             return False
     return True
-
-
-@dataclass(slots=True)
-class Segment:
-    """What the demultiplexer found in a TCP segment's headers."""
-
-    key: bytes
-    sequence: int
-    ack: int
-    flags: int
-    window: int
-    data_at: int
-    """Where its data starts in the frame."""
-    size: int
-    """Bytes of data."""
 
 
 class TcpTable:
@@ -140,19 +106,20 @@ class TcpTable:
         """Says that a flow may have data for its guest."""
         self.resume = feeder.resume
         """Says that guests have room again."""
+        opening = self._opening = TcpOpening(
+            self, resolver=resolver, unreachable=unreachable, max_flows=max_flows
+        )
+        self.open_forwarded = opening.open_forwarded
+        self.on_connected = opening.on_connected
         self.backlogs = 0
         self.flows: dict[bytes, TcpFlow] = {}
-        self._resolver = resolver
-        self._unreachable = unreachable
-        self._max_flows = max_flows
-        self._connecting: dict[TcpFlow, bytes] = {}
         self._lingering: OrderedDict[bytes, tuple[float, TcpFlow]] = OrderedDict()
         self._pushes: dict[TcpFlow, None] = {}
         self._acks: dict[TcpFlow, None] = {}
         self._discards: dict[TcpFlow, None] = {}
         self._late_acks: dict[TcpFlow, None] = {}
         self._idle_due = False
-        self._waiting: dict[TcpFlow, None] = {}
+        self._waiting: dict[TcpSender, None] = {}
         self._tick_timer: Timer | None = None
         self._sweep_timer = loop.call_later(SWEEP_S, self._sweep)
 
@@ -285,34 +252,18 @@ class TcpTable:
             self.counters["broadcast"] += 1  # TCP has two ends (RFC 1122, 4.2.3.10)
         elif flow is None:
             if flags & (SYN | ACK | RST | FIN) == SYN:
-                self._open(segment, head)
+                self._opening.open(segment, head)
             elif not flags & RST:
                 self._on_stray(segment, head)
         elif flow.state is SYN_SENT:
-            self._on_syn_ack(flow, segment, head)
+            self._opening.on_syn_ack(flow, segment, head)
         elif flow.state is ESTABLISHED:
             if not flags & RST:
                 # a guest that has begun anew answers this challenge by a RST (RFC 5961, 4.2)
                 flow.ethernet = head[6:12] + flow.ethernet[6:]
                 flow.send_ack()
         elif flags & (SYN | ACK | RST | FIN) == SYN:
-            self._on_syn_again(flow, segment, head)
-
-    def _on_syn_again(self, flow: TcpFlow, segment: Segment, head: bytes) -> None:
-        """The guest repeats its SYN; with another number it has begun anew."""
-        if flow.rcv_nxt != (segment.sequence + 1) & MASK:
-            self._take_syn(flow, segment, head)
-        if flow.state is SYN_RECEIVED:
-            flow.send_syn()
-
-    def _take_syn(self, flow: TcpFlow, segment: Segment, head: bytes) -> None:
-        flow.start_at(segment.sequence)
-        flow.last_edge = flow.rcv_nxt
-        flow.guest_window = segment.window
-        flow.ethernet = head[6:12] + flow.ethernet[6:]
-        _learn(flow, head)
-        if flow in self._connecting:
-            self._connecting[flow] = head
+            self._opening.on_syn_again(flow, segment, head)
 
     def _on_stray(self, segment: Segment, head: bytes) -> None:
         """Nobody knows this connection (RFC 9293, 3.10.7.1); perhaps it has just ended."""
@@ -343,141 +294,9 @@ class TcpTable:
         segment = segment[:16] + checksum.to_bytes(2, "big") + segment[18:]
         self.output.ipv4(key[4:8], key[:4], PROTOCOL_TCP, segment, mac=mac)
 
-    # Opening
-
-    def _open(self, segment: Segment, head: bytes) -> None:
-        """A guest's SYN: connect on the host's side first."""
-        target = None if self.plan.restrict else self._target(segment.key)
-        if target is None:
-            self.counters["refused"] += 1
-            if self.plan.restrict or self.plan.own(segment.key[4:8]):
-                self.reset(segment, head)
-            else:
-                self._unreachable(head, 0)
-            return
-        if len(self.flows) >= self._max_flows:
-            self.counters["too many flows"] += 1
-            return
-        try:
-            sock = self._socket()
-        except OSError:
-            self.counters["no socket"] += 1
-            return
-        flow = TcpFlow(self, segment.key, sock, head[6:12], CONNECTING)
-        self._take_syn(flow, segment, head)
-        self._connect(flow, target, head)
-
-    def _target(self, key: bytes) -> tuple[str, int] | None:
-        """Where on the host's side a guest's connection goes; None: nowhere."""
-        port = int.from_bytes(key[10:12], "big")
-        address = key[4:8]
-        if address == self.plan.dns:
-            return self._resolver() if port == 53 else None
-        outside = self.plan.outside(address)
-        return None if outside is None or port == 0 else (dotted(outside), port)
-
-    def _socket(self) -> socket.socket:
-        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        return socket.socket(socket.AF_INET, kind)
-
-    def _prepare(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-        if self.peek_offset:
-            sock.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
-
-    def _connect(self, flow: TcpFlow, target: tuple[str, int], head: bytes) -> None:
-        sock = flow.sock
-        error = sock.connect_ex(target)
-        if error == errno.EINPROGRESS:
-            # on the same machine the handshake is over by now, and the second call says so
-            error = sock.connect_ex(target)
-        self.flows[flow.key] = flow
-        self._connecting[flow] = head
-        if error in (0, errno.EISCONN):
-            self._opened(flow)
-            self.output.flush()  # the guest can go on while the rest is done
-            self._prepare(sock)
-            if not self._watch(flow):
-                flow.send_reset()  # it has been answered already
-                self.forget(flow)
-        elif error in (errno.EALREADY, errno.EINPROGRESS):
-            self._prepare(sock)
-            if not self._watch(flow, WRITE):
-                self.forget(flow)
-            elif len(self._connecting) > MAX_CONNECTING:
-                self.counters["too many connecting"] += 1
-                self.forget(next(iter(self._connecting)))
-        else:
-            self._refused(flow, error)
-
-    def _watch(self, flow: TcpFlow, room: int = 0) -> bool:
-        """Have the loop watch a new flow's socket; False if the host watches no more."""
-        try:
-            self.loop.watch(flow.fd, EVENTS | room, flow.on_event)
-        except OSError:
-            self.counters["no socket"] += 1
-            return False
-        return True
-
     def watch_again(self, flow: TcpSpeaker) -> None:
         """Have the kernel report the readiness of ``flow``'s socket anew, for writing too."""
         self.loop.change(flow.fd, EVENTS | WRITE)
-
-    def on_connected(self, flow: TcpFlow) -> None:
-        """The host's connect has an outcome."""
-        error = flow.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            self._refused(flow, error)
-            return
-        try:
-            flow.sock.getpeername()
-        except OSError:
-            return  # an early event: the outcome is still to come
-        self._opened(flow)
-        flow.readable = True
-
-    def _opened(self, flow: TcpFlow) -> None:
-        del self._connecting[flow]
-        flow.state = SYN_RECEIVED
-        self.counters["opened"] += 1
-        flow.send_syn()
-
-    def _refused(self, flow: TcpFlow, error: int) -> None:
-        """Give the guest what a real network would."""
-        head = self._connecting.pop(flow)
-        self.counters[f"connect {errno.errorcode.get(error, str(error))}"] += 1
-        code = UNREACHABLE_CODE.get(error)
-        if code is not None:
-            self._unreachable(head, code)
-        elif error != errno.ETIMEDOUT:
-            flow.send_reset()
-        self.forget(flow)
-
-    # Forwarded connections
-
-    def open_forwarded(
-        self, sock: socket.socket, source: bytes, source_port: int, guest: bytes, guest_port: int
-    ) -> None:
-        """A client of the host wants a guest's port: send the guest a SYN."""
-        mac = self.output.mac_of(guest)
-        ports = guest_port.to_bytes(2, "big") + source_port.to_bytes(2, "big")
-        key = guest + source + ports
-        if key in self.flows or len(self.flows) >= self._max_flows:
-            self.counters["forward refused"] += 1
-            sock.close()
-            return
-        self._prepare(sock)
-        flow = TcpFlow(self, key, sock, mac or bytes(6), SYN_SENT)
-        self.flows[key] = flow
-        if not self._watch(flow):
-            self.forget(flow)
-            return
-        self.counters["forwarded"] += 1
-        if mac is None:
-            flow.wait_for_mac()  # the guest has been asked; its answer wakes the flow
-        else:
-            flow.send_syn()
 
     def ethernet_of(self, flow: TcpFlow) -> bytes | None:
         """Return the MACs for ``flow``'s frames; None (and the guest is asked) if unknown."""
@@ -491,20 +310,6 @@ class TcpTable:
             if unknown and flow.state is SYN_SENT and flow.key[:4] == guest:
                 flow.ethernet = mac + flow.ethernet[6:]
                 flow.send_syn()
-
-    def _on_syn_ack(self, flow: TcpFlow, segment: Segment, head: bytes) -> None:
-        if not segment.flags & ACK or segment.ack != flow.snd_nxt:
-            if segment.flags & ACK:
-                self.reset(segment, head)
-            return
-        if segment.flags & RST:
-            return
-        _learn(flow, head)
-        flow.start_at(segment.sequence)
-        flow.last_edge = (flow.last_edge + flow.rcv_nxt) & MASK
-        flow.readable = True
-        flow.established(segment.window)
-        flow.send_ack()
 
     def backlog_room(self, flow: TcpFlow) -> int:
         """Return how large ``flow``'s backlog may be now."""
@@ -531,7 +336,7 @@ class TcpTable:
             return
         flow.state = CLOSED
         self.flows.pop(flow.key, None)
-        self._connecting.pop(flow, None)
+        self._opening.connecting.pop(flow, None)
         self._waiting.pop(flow, None)
         self._pushes.pop(flow, None)
         self._acks.pop(flow, None)
@@ -553,7 +358,7 @@ class TcpTable:
 
     # Time
 
-    def wait_for(self, flow: TcpFlow) -> None:
+    def wait_for(self, flow: TcpSender) -> None:
         """``flow`` has a deadline."""
         self._waiting[flow] = None
         if self._tick_timer is None:
@@ -584,16 +389,6 @@ class TcpTable:
         for flow in list(self.flows.values()):
             if flow.last_heard < silent_since and flow.state is ESTABLISHED and not flow.rto_at:
                 flow.keep_alive()
-
-
-def _learn(flow: TcpFlow, head: bytes) -> None:
-    """Take the options of a SYN; a malformed list counts as none."""
-    transport = 14 + (head[14] & 15) * 4
-    try:
-        options = Options.parse(head[transport + 20 : transport + (head[transport + 12] >> 4) * 4])
-    except ParseError:
-        options = Options()
-    flow.learn_options(options.mss, options.window_scale, options.sack_permitted)
 
 
 def _checksum_holds(frame: Frame, head: bytes, transport: int, end: int) -> bool:

@@ -16,7 +16,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from vmwire.netdev.user.tcp_flow import TcpFlow
+from vmwire.netdev.user.tcp_sender import TcpSender
 from vmwire.netdev.user.tcp_speaker import (
     ACK,
     ESTABLISHED,
@@ -43,15 +43,15 @@ class TcpFeeder:
         self._port = port
         self._defer = defer
         self._peek_offset = peek_offset
-        self._queue: deque[TcpFlow] = deque()
-        self._queued: set[TcpFlow] = set()
+        self._queue: deque[TcpSender] = deque()
+        self._queued: set[TcpSender] = set()
         self._pump_due = False
         self._no_room = False
         self._staging = memoryview(bytearray(HEADERS_SIZE + LARGEST_DATA))
         self._discard = memoryview(bytearray(0))
         self._one_byte = bytearray(1)
 
-    def ready(self, flow: TcpFlow) -> None:
+    def ready(self, flow: TcpSender) -> None:
         """``flow`` may have data for its guest: it takes its turn."""
         if flow not in self._queued:
             self._queued.add(flow)
@@ -60,7 +60,7 @@ class TcpFeeder:
                 self._pump_due = True
                 self._defer(self.pump)
 
-    def forget(self, flow: TcpFlow) -> None:
+    def forget(self, flow: TcpSender) -> None:
         """``flow`` has ended."""
         if flow in self._queued:
             self._queued.discard(flow)
@@ -94,7 +94,7 @@ class TcpFeeder:
             self._pump_due = True
             self._defer(self.pump)
 
-    def _feed(self, flow: TcpFlow) -> int:
+    def _feed(self, flow: TcpSender) -> int:
         """Give ``flow`` one turn; return the bytes moved, or -1 when the guest has no room.
 
         A turn that used up its budget returns at least ``FLOW_BUDGET``.
@@ -124,7 +124,7 @@ class TcpFeeder:
                 flow.chunk = min(flow.chunk * 4, LARGEST_DATA)
         return moved
 
-    def _drained(self, flow: TcpFlow, count: int) -> None:
+    def _drained(self, flow: TcpSender, count: int) -> None:
         """The socket gave less than asked for: it is empty until its next event.
 
         Two things have no event to come, so that it is read until nothing comes: an end of file
@@ -137,7 +137,7 @@ class TcpFeeder:
         if not count and (flow.peer_closed or flow.failed) and flow.state is ESTABLISHED:
             flow.end()
 
-    def _move_direct(self, flow: TcpFlow, size: int) -> int:
+    def _move_direct(self, flow: TcpSender, size: int) -> int:
         """Peek ``size`` bytes into the guest's memory; return how many came, -1 without room."""
         port = self._port
         views = port.reserve(HEADERS_SIZE + size)
@@ -158,7 +158,7 @@ class TcpFeeder:
             flow.fin_sent()
         return count
 
-    def _move_staged(self, flow: TcpFlow, size: int) -> int:
+    def _move_staged(self, flow: TcpSender, size: int) -> int:
         """The same through memory of ours, for a guest that gives no room."""
         staging = self._staging
         count = self._peek(flow, [staging[HEADERS_SIZE : HEADERS_SIZE + size]])
@@ -176,12 +176,12 @@ class TcpFeeder:
             flow.fin_sent()
         return count
 
-    def _data_headers(self, flow: TcpFlow, size: int, last: bool) -> bytes:
+    def _data_headers(self, flow: TcpSender, size: int, last: bool) -> bytes:
         flow.ack_owed = False
         flags = ACK | PSH | FIN if last else ACK | PSH
         return flow.pack_headers(size, flow.snd_nxt, flags, flow.promised())
 
-    def _ends_behind(self, flow: TcpFlow, count: int) -> bool:
+    def _ends_behind(self, flow: TcpSender, count: int) -> bool:
         """Whether nothing comes behind the ``count`` bytes just peeked: a FIN may go with them."""
         if not self._peek_offset or flow.failed or flow.urgent:
             return False
@@ -194,7 +194,7 @@ class TcpFeeder:
             flow.peeked_to -= count
         return not more
 
-    def _peek(self, flow: TcpFlow, views: Sequence[View]) -> int:
+    def _peek(self, flow: TcpSender, views: Sequence[View]) -> int:
         """Peek what comes behind the bytes under way; 0: nothing there, or the end, or an error."""
         try:
             if not self._peek_offset and flow.peeked_to:
@@ -210,7 +210,7 @@ class TcpFeeder:
             flow.on_host_error(error.errno or errno.EIO)
             return 0
 
-    def _peek_behind(self, flow: TcpFlow, views: Sequence[View]) -> int:
+    def _peek_behind(self, flow: TcpSender, views: Sequence[View]) -> int:
         """Without a peek offset: read what is under way once more, into nowhere."""
         under_way = flow.peeked_to
         if len(self._discard) < under_way:

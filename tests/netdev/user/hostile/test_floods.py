@@ -50,7 +50,7 @@ def test_a_flood_of_resets_says_nothing_and_leaves_nothing(
 
 
 def test_a_flood_of_openings_is_bounded(bench: Bench, server: socket.socket) -> None:
-    bench.netdev._tcp._max_flows = 50
+    bench.netdev._tcp._opening.max_flows = 50
 
     def opening(number: int) -> bytes:
         peer = TcpPeer(bench, server.getsockname()[1])
