@@ -31,13 +31,13 @@ from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
 from vmwire import registry
-from vmwire.engine.host import FdStore, Host, NoStore
+from vmwire.engine.host import FdStore, HandsOver, Host, NoStore, NotNow
 from vmwire.engine.loop import Loop
 from vmwire.errors import ConfigError
 from vmwire.graph import Filter, Kind, Member, chain, sides
 from vmwire.netdev.hubport import HubportNetdev, HubportOptions
 from vmwire.options.values import is_id
-from vmwire.registry import BoxType
+from vmwire.registry import Box, BoxType
 from vmwire.wire.capture import DEFAULT_SNAP_LENGTH, Capture
 from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
 from vmwire.wire.hook import Hook, HookFunction
@@ -46,15 +46,25 @@ from vmwire.wire.through import Through
 
 log = logging.getLogger(__name__)
 
+HAND_OVER_S = 0.3
+"""How long members may be in the middle of something when the network is handed over."""
+
 T = TypeVar("T")
 Values = Mapping[str, Any]
+CardMaker = Callable[[Any], Box | None]
+"""Makes a card of its options in another way than the registry's type does, or not (None)."""
 
 
 class Network:
-    """A graph of netdevs and cards, and the engine that runs it. See the module."""
+    """A graph of netdevs and cards, and the engine that runs it. See the module.
 
-    def __init__(self, store: FdStore | None = None) -> None:
+    ``cards`` is for a process that has a machine of its own, in which cards are seated
+    (`vmwire.attach.bench`); without it they are served over sockets.
+    """
+
+    def __init__(self, store: FdStore | None = None, cards: CardMaker | None = None) -> None:
         self.loop = Loop()
+        self._cards = cards
         self.host = Host(self.loop, NoStore() if store is None else store)
         self.netdevs: dict[str, Member] = {}
         self.devices: dict[str, Member] = {}
@@ -84,6 +94,40 @@ class Network:
         finally:
             self._ended.set()
 
+    def hand_over(self) -> None:
+        """Stand still, and have all members put down what a successor goes on with.
+
+        Raises ``NotNow`` if one of them can't for too long. ``go_on`` is to follow, or the end.
+        """
+        if self._thread is not None:
+            self.loop.stop()
+            self._thread.join()
+            self._thread = None
+        deadline = time.monotonic() + HAND_OVER_S
+        while True:
+            self.loop.idle()
+            try:
+                for box in self._handing_over():
+                    box.hand_over()
+            except NotNow:
+                if time.monotonic() > deadline:
+                    raise
+                self.loop.turn(0.005)
+            else:
+                return
+
+    def go_on(self) -> None:
+        """Run again after ``hand_over``, which came to nothing."""
+        for box in self._handing_over():
+            box.go_on()
+        self._ended.clear()
+        self.start()
+
+    def _handing_over(self) -> list[HandsOver]:
+        members: list[Filter | Member] = [*self.filters.values(), *self.devices.values()]
+        boxes: list[object] = [each.box for each in [*members, *self.netdevs.values()]]
+        return [box for box in boxes if isinstance(box, HandsOver)]
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the engine's end; False if it still runs. Raises what ended it, if anything."""
         ended = self._ended.wait(timeout_s)
@@ -101,6 +145,8 @@ class Network:
         if self._closed:
             return
         self._closed = True
+        if self.host.store.on_trial:
+            return  # all this is still somebody else's
         if self._thread is not None:
             self.loop.stop()
             self._thread.join()
@@ -189,8 +235,11 @@ class Network:
         """Record what passes at a member as pcap; return the capture's id."""
 
         def make(filter_id: str) -> Through:
-            opened = _open_private(file) if isinstance(file, str | os.PathLike) else file
-            return Capture(filter_id, opened, time.time_ns, self.loop.call_later, snap_length)
+            further = self.host.store.on_trial
+            opened = _open_private(file, further) if isinstance(file, str | os.PathLike) else file
+            return Capture(
+                filter_id, opened, time.time_ns, self.loop.call_later, snap_length, further
+            )
 
         return self.loop.call(lambda: self._add_filter(id, kind, "capture", name, make))
 
@@ -235,7 +284,8 @@ class Network:
             for type, values, *attach in config.get("devices", ()):
                 made.append(self._build_device(type, dict(values), *attach))
         except BaseException:
-            self._remove_all(reversed(made))
+            if not self.host.store.on_trial:
+                self._remove_all(reversed(made))
             raise
 
     def _build_netdev(self, type: str, values: dict[str, Any]) -> Member:
@@ -289,7 +339,8 @@ class Network:
                     f"Property '{type}.netdev' can't take value '{netdev}', it's in use "
                     f"({self._how_to_share(peer)})"
                 )
-        self._add(self.devices, Member("device", id, type, found(options)), peer)
+        box = None if self._cards is None else self._cards(options)
+        self._add(self.devices, Member("device", id, type, box or found(options)), peer)
         return str(id)
 
     def _add(self, members: dict[str, Member], member: Member, peer: Member | None) -> None:
@@ -299,8 +350,9 @@ class Network:
                 self._connect(member, peer)
             member.box.open(self.host)
         except BaseException:
-            self._disconnect(member)
-            member.box.close()
+            if not self.host.store.on_trial:  # else it is still somebody else's
+                self._disconnect(member)
+                member.box.close()
             raise
         members[member.id] = member
 
@@ -467,10 +519,11 @@ def _named(error: ConfigError, start: str, values: Values) -> ConfigError:
     return ConfigError(error.message, ",".join([start, *shown]))
 
 
-def _open_private(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file that holds other people's traffic: new or emptied, for its owner only."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+def _open_private(path: str | os.PathLike[str], further: bool) -> BinaryIO:
+    """Open a file that holds other people's traffic, for its owner only: new or emptied, or to be
+    written further."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_APPEND if further else os.O_TRUNC)
     try:
-        return os.fdopen(os.open(path, flags, 0o600), "wb")
+        return os.fdopen(os.open(path, flags, 0o600), "ab" if further else "wb")
     except OSError as error:
         raise ConfigError(f"can't write to '{os.fspath(path)}': {error.strerror}") from None

@@ -4,7 +4,7 @@
 
     vmwire [options] PROGRAM ...     prefix mode: QEMU (or a script that starts it) with our network
     vmwire -netdev ... -device ...   serve mode, and help for these options
-    vmwire shell|demo|list ...       the other modes
+    vmwire shell|demo|list|upgrade   the other modes
 
 Prefix mode is on the way of every VM's start, and often only to step aside (``-version``, libvirt's
 probing). So each mode is imported when it is known to be meant, and this module imports next to
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 LINK_PREFIX = "vmwire-"
-MODES = ("shell", "demo", "list")
+MODES = ("shell", "demo", "list", "upgrade")
 USAGE_STATUS = 2
 READER_LEFT_STATUS = 141
 """What a shell reports of a program that SIGPIPE ended."""
@@ -47,6 +47,7 @@ usage: vmwire [OPTION...] PROGRAM [ARGUMENT...]   QEMU, or a script that starts 
        vmwire shell [-netdev user,...] [-- COMMAND...]
        vmwire demo [--vm]
        vmwire list
+       vmwire upgrade [NAME|--all]
 
 In front of a QEMU command, vmwire serves the command's user-mode networks:
   --explain         say what is taken, what stays with QEMU and why, and the exact command

@@ -25,7 +25,7 @@ from vmwire import catalogue
 from vmwire.cli import capture_option, recipes
 from vmwire.cli.recipes import Card
 from vmwire.daemon import keeper, launch, logfile
-from vmwire.daemon.channel import Channel, Message
+from vmwire.daemon.channel import Message
 from vmwire.daemon.job import Handles, Job, failure_error
 from vmwire.daemon.notify import PidFile, sd_notify
 from vmwire.daemon.rundir import RunDir
@@ -142,7 +142,14 @@ def serve(arguments: Arguments) -> int:
         try:
             config, cards = plan(arguments, run_dir)
             launch.describe(run_dir, "serve", os.path.abspath(log_path) if log_path else None)
-            job = Job(config, run_dir.path, run_dir.owned_sockets, level, foreground=True)
+            job = Job(
+                config,
+                run_dir.path,
+                run_dir.owned_sockets,
+                level,
+                foreground=True,
+                builder="vmwire.cli.served:build",
+            )
             return _keep(job, Handles(log, run_dir.lock_fd), cards, pid_file, "socket-dir" in given)
         finally:
             run_dir.remove()
@@ -166,22 +173,7 @@ def _keep(
         announce(cards)
         sd_notify("READY=1")
 
-    def worker_main(job: Job, handles: Handles, channel: Channel, kept: KeptFds) -> int:
-        from vmwire.cli import served
-        from vmwire.daemon import worker
-
-        os.umask(0o077)
-        return worker.main(job, handles, channel, kept, served.build)
-
-    kept = keeper.Keeper(
-        job,
-        handles,
-        KeptFds(),
-        on_report,
-        on_ending=lambda: sd_notify("STOPPING=1"),
-        worker_main=worker_main,
-    )
-    return kept.run()
+    return keeper.Keeper(job, handles, KeptFds(), on_report, pid_file=pid_file).run()
 
 
 def open_to_others(sockets: list[str]) -> None:

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from vmwire import catalogue
+from vmwire import catalogue, registry
 from vmwire.daemon import worker
 from vmwire.engine.host import FdStore
 from vmwire.network import Network
@@ -41,6 +41,14 @@ def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
         network.close()
         raise
     return network
+
+
+def rehearse(config: Mapping[str, Any]) -> None:
+    """Import what ``build`` takes; ConfigError for options that aren't known any more."""
+    for kind, known in (("netdev", registry.NETDEVS), ("device", registry.DEVICES)):
+        for typed, text in config[f"{kind}s"]:
+            with naming(f"-{kind} {typed}"):
+                registry.load(known, _values(kind, text)["type"])
 
 
 def _values(kind: str, text: str) -> dict[str, Any]:

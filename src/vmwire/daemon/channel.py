@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -53,6 +54,14 @@ class Channel:
         for fd in fds:
             os.set_inheritable(fd, False)
         return (json.loads(data), fds) if data else None
+
+    def readable(self) -> bool:
+        """Whether ``receive`` would return at once."""
+        return bool(select.select([self._socket], [], [], 0)[0])
+
+    def set_timeout(self, seconds: float) -> None:
+        """How long ``send`` may wait for room: TimeoutError."""
+        self._socket.settimeout(seconds)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -193,7 +193,12 @@ def _parse(line: bytes) -> dict[str, Any]:
 # --- the asking side ----------------------------------------------------------------------------
 
 
-def ask(path: str, execute: str, timeout_s: float = 2.0) -> dict[str, Any]:
+def ask(
+    path: str,
+    execute: str,
+    timeout_s: float = 2.0,
+    arguments: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Ask the network behind ``path`` one question.
 
     Raises OSError when nobody answers in time, `CommandError` for an error as answer.
@@ -201,7 +206,8 @@ def ask(path: str, execute: str, timeout_s: float = 2.0) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         connection.connect(path)
-        connection.sendall(json.dumps({"execute": execute}).encode() + b"\n")
+        request = {"execute": execute, "arguments": dict(arguments or {})}
+        connection.sendall(json.dumps(request).encode() + b"\n")
         with connection.makefile("rb") as stream:
             line = stream.readline(MAX_UNSENT)
     try:

@@ -23,13 +23,19 @@ class Job:
     """The keeper is the command that the user typed: nobody may step into its place."""
     restarts: int = 0
     """How many workers there were before this one."""
+    upgrades: int = 0
+    """How often the network was handed over to a new worker."""
+    builder: str = "vmwire.daemon.worker:build_network"
+    """Who makes the network of the config: a `vmwire.daemon.worker.Builder`."""
 
     def to_data(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Job:
-        return cls(**{each.name: data[each.name] for each in fields(cls)})
+        """The job that `to_data` gave, here or in another version of this program."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in data.items() if name in known})
 
 
 @dataclass(slots=True)

@@ -19,6 +19,8 @@ becomes the worker, which imports it. It then only waits, for
         │                  └─────VM gone, signal─────┴──▶ ENDING ──worker gone──▶ (end)
         └──failed──▶ (end)
 
+An upgrade replaces the worker and then the keeper's own code (`succession`).
+
 If the keeper itself is killed, the worker (which has copies of everything) starts a new one, that
 *adopts* it: it is not its parent, so it knows it by pidfd only. A keeper in the foreground is the
 command that the user typed; if that is killed, the worker ends everything instead.
@@ -26,26 +28,24 @@ command that the user typed; if that is killed, the worker ends everything inste
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from vmwire.daemon import channel as channels
-from vmwire.daemon import logfile, process, rundir
+from vmwire.daemon import logfile, process, rundir, succession
 from vmwire.daemon.channel import Channel, Message
 from vmwire.daemon.job import Handles, Job
+from vmwire.daemon.notify import PidFile, sd_notify
 from vmwire.daemon.store import KeptFds
+from vmwire.daemon.succession import Succession
 
 END_PATIENCE_S = 0.7
 """How long a worker may take to end cleanly."""
-
-WorkerMain = Callable[[Job, Handles, Channel, KeptFds], int]
 
 
 class Restarts:
@@ -71,8 +71,8 @@ class Keeper:
     """Runs one instance until its VM is gone; ``run`` returns 0, or 1 for a start that failed.
 
     ``on_report`` hears ``{"ready": facts}`` or ``{"failed": reason}`` once, for the first worker.
-    A failed start is reported when nothing is left of it. ``on_ending`` is called when the end
-    begins.
+    A failed start is reported when nothing is left of it. The pid file, if there is one, is removed
+    by whoever made it, or by the keeper that an upgrade put in its place.
     """
 
     def __init__(
@@ -82,15 +82,13 @@ class Keeper:
         kept: KeptFds,
         on_report: Callable[[Message], None],
         *,
-        on_ending: Callable[[], None] = lambda: None,
-        worker_main: WorkerMain | None = None,
+        pid_file: PidFile | None = None,
     ) -> None:
         self.job = job
         self.handles = handles
         self.kept = kept
         self._on_report = on_report
-        self._on_ending = on_ending
-        self._worker_main = worker_main or _import_worker
+        self.pid_file = pid_file
         self._restarts = Restarts()
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
@@ -102,12 +100,14 @@ class Keeper:
         self._reported = False
         self._failure: Message | None = None
         self._alarm: tuple[float, Callable[[], None]] | None = None
+        self._succession: Succession | None = None
+        self._old_pid: int | None = None  # the worker before this one, killed and to be reaped
         self._ending = False
         self._done = False
-        self._watch(self._signals.fileno(), self._end)
+        self.watch(self._signals.fileno(), self._end)
         for fd in (handles.lifeline, handles.vm):
             if fd is not None:
-                self._watch(fd, partial(self._on_gone, fd))
+                self.watch(fd, partial(self._on_gone, fd))
 
     def run(self) -> int:
         """Fork the first worker and stay until the end."""
@@ -116,8 +116,12 @@ class Keeper:
 
     def run_adopting(self, channel: Channel, pidfd: int) -> int:
         """Look after a worker that runs already, and has been reported long ago."""
+        return self.run_on(channel, pidfd, None)
+
+    def run_on(self, channel: Channel, pidfd: int, pid: int | None) -> int:
+        """The same; ``pid`` if it is our child."""
         self._reported = True
-        self._attend(channel, pidfd, None)
+        self._attend(channel, pidfd, pid)
         return self._loop()
 
     # The loop
@@ -137,13 +141,20 @@ class Keeper:
                 action()
         return self._clean_up()
 
-    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
         self._poll.register(fd, select.POLLIN)
         self._handlers[fd] = handler
 
-    def _unwatch(self, fd: int) -> None:
+    def unwatch(self, fd: int) -> None:
         if self._handlers.pop(fd, None) is not None:
             self._poll.unregister(fd)
+
+    def set_alarm(self, delay_s: float, action: Callable[[], None]) -> None:
+        """There is one alarm: waiting, ending and handing over exclude each other."""
+        self._alarm = (time.monotonic() + delay_s, action)
+
+    def clear_alarm(self) -> None:
+        self._alarm = None
 
     def _log(self, level: str, text: str) -> None:
         if logfile.LEVELS.index(level) <= logfile.LEVELS.index(self.job.log_level):
@@ -159,7 +170,7 @@ class Keeper:
             streams = [0, 1, 2]
             process.reset_signals()
             process.close_all_but([*streams, *handles.fds(), *kept.fds(), theirs.fileno()])
-            return self._worker_main(self.job, handles, theirs, kept)
+            return _import_worker(self.job, handles, theirs, kept)
 
         pid = process.fork(child)
         theirs.close()
@@ -168,14 +179,14 @@ class Keeper:
     def _attend(self, channel: Channel, pidfd: int, pid: int | None) -> None:
         self._channel, self._pidfd, self._pid = channel, pidfd, pid
         self._born = time.monotonic()
-        self._watch(channel.fileno(), self._on_message)
-        self._watch(pidfd, self._on_worker_gone)
+        self.watch(channel.fileno(), self._on_message)
+        self.watch(pidfd, self._on_worker_gone)
 
     def _on_message(self) -> None:
         assert self._channel is not None
         received = self._channel.receive()
         if received is None:
-            self._unwatch(self._channel.fileno())  # its end is told by the pidfd
+            self.unwatch(self._channel.fileno())  # its end is told by the pidfd
             return
         message, fds = received
         if "keep" in message:
@@ -185,6 +196,15 @@ class Keeper:
         elif "ready" in message:
             self._log("info", f"worker is ready after {time.monotonic() - self._born:.2f} s")
             self._report(message)
+            self._follow_code()
+        elif "upgrade" in message:
+            self._upgrade(message["upgrade"])
+        elif "quiet" in message:
+            if self._succession is not None:
+                self._succession.on_quiet()
+        elif "not now" in message:
+            if self._succession is not None:
+                self._succession.fail(message["not now"])
         else:
             self._failure = message
 
@@ -193,7 +213,72 @@ class Keeper:
             self._reported = True
             self._on_report(message)
 
+    # Upgrades
+
+    def _upgrade(self, code: Message) -> None:
+        if self._ending or self._succession is not None:
+            return
+        self._log("info", f"upgrade to the code in {code['path'][0]}")
+        try:
+            self._succession = Succession(self, code["python"], code["path"])
+        except OSError as error:
+            self.succession_failed(f"{code['python']}: {error.strerror}")
+
+    def tell_worker(self, message: Message) -> None:
+        if self._channel is not None:
+            self._channel.send(message)
+
+    def worker_pidfd(self) -> int:
+        return self._pidfd
+
+    def succession_failed(self, reason: str) -> None:
+        """The worker goes on."""
+        self._succession = None
+        self._log("error", f"upgrade failed: {reason}")
+        self.tell_worker({"resume": reason})
+
+    def succession_over(self, channel: Channel, pidfd: int, pid: int, kept: KeptFds) -> None:
+        """The successor is the worker from now on, the one before is killed."""
+        self._old_pid = self._pid
+        self._forget_worker()
+        self.kept.close()
+        self.kept = kept
+        self._attend(channel, pidfd, pid)
+
+    def _follow_code(self) -> None:
+        """Behind a worker of new code, become a keeper of that code."""
+        succeeded, self._succession = self._succession, None
+        if succeeded is None or self._channel is None:
+            return
+        self.job.upgrades += 1
+        still_ms = (time.monotonic() - succeeded.still_from) * 1000
+        self._log("info", f"the network was handed over; it stood still for {still_ms:.1f} ms")
+        if self._old_pid is not None:
+            os.waitpid(self._old_pid, 0)
+            self._old_pid = None
+        kept = dict(self.kept.items())
+        named = self.handles.named()
+        state = {
+            "job": self.job.to_data(),
+            "handles": named,
+            "kept": kept,
+            "channel": self._channel.fileno(),
+            "worker": [self._pid, self._pidfd],
+            "pid file": None if self.pid_file is None else self.pid_file.to_data(),
+        }
+        fds = [*named.values(), *kept.values(), self._channel.fileno(), self._pidfd]
+        fds += [] if self.pid_file is None else [self.pid_file.fileno()]
+        try:
+            succession.execute(state, succeeded.python, succeeded.path, fds)
+        except OSError as error:
+            self._log("error", f"the keeper stays in old code: {error}")
+
+    # The worker's end
+
     def _on_worker_gone(self) -> None:
+        if self._succession is not None:
+            self._succession.abandon()
+            self._succession = None
         while self._channel is not None and self._channel.fileno() in self._handlers:
             self._on_message()  # its last words
         how = self._reap()
@@ -215,7 +300,7 @@ class Keeper:
         self._log("error", f"worker {how} after {lived:.1f} s{reason}; next one in {wait:g} s")
         self.job.restarts += 1
         if wait:
-            self._alarm = (time.monotonic() + wait, self._start_worker)
+            self.set_alarm(wait, self._start_worker)
         else:
             self._start_worker()
 
@@ -231,7 +316,7 @@ class Keeper:
     def _forget_worker(self) -> None:
         assert self._channel is not None
         for fd in (self._channel.fileno(), self._pidfd):
-            self._unwatch(fd)
+            self.unwatch(fd)
         self._channel.close()
         self._channel = None
         os.close(self._pidfd)
@@ -247,7 +332,7 @@ class Keeper:
 
     def _on_gone(self, fd: int) -> None:
         """The lifeline or the VM's process ended; when none is left, so do we."""
-        self._unwatch(fd)
+        self.unwatch(fd)
         if not any(f in self._handlers for f in (self.handles.lifeline, self.handles.vm)):
             self._end()
 
@@ -260,9 +345,13 @@ class Keeper:
             self._kill()
         else:
             self._ending = True
-            self._on_ending()
+            if self._succession is not None:
+                self._succession.abandon()
+                self._succession = None
+            if self.job.foreground:
+                sd_notify("STOPPING=1")
             process.kill(self._pidfd, signal.SIGTERM)
-            self._alarm = (time.monotonic() + END_PATIENCE_S, self._kill)
+            self.set_alarm(END_PATIENCE_S, self._kill)
 
     def _drain_signals(self) -> None:
         try:
@@ -300,22 +389,7 @@ def spawn_adopter() -> tuple[Channel, int]:
 
     For the worker, which has threads and so must not simply fork.
     """
-    ours, theirs = channels.pair()
-    code = (
-        "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
-        "from vmwire.daemon import keeper; sys.exit(keeper.adopt(int(sys.argv[1])))"
-    )
-    fd = theirs.fileno()
-    os.set_inheritable(fd, True)
-    arguments = [sys.executable, "-ISc", code, str(fd), json.dumps(sys.path)]
-    try:
-        pid = os.posix_spawn(sys.executable, arguments, os.environ, setsigmask=())
-    except OSError:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-    return ours, pid
+    return succession.spawn("vmwire.daemon.keeper:adopt")
 
 
 def send_adoption(channel: Channel, job: Job, handles: Handles) -> None:
@@ -339,6 +413,31 @@ def adopt(fd: int) -> int:
     keeper = Keeper(Job.from_data(message["job"]), Handles(**named), KeptFds(), _nobody_asked)
     keeper._log("warning", "the keeper was lost; this is a new one")
     return keeper.run_adopting(channel, pidfd)
+
+
+# --- the same keeper in new code ----------------------------------------------------------------
+
+
+def carry_on(fd: int) -> int:
+    """The main of a keeper that an upgrade has put in its own place (`succession.execute`)."""
+    name_process("vmwire-keeper")
+    state = succession.read_state(fd)
+    kept = KeptFds()
+    for name, each in state["kept"].items():
+        kept.put(name, each)
+    handles = Handles(**state["handles"])
+    pid, pidfd = state["worker"]
+    pid_file = None if state["pid file"] is None else PidFile.from_data(state["pid file"])
+    fds = [*handles.fds(), *kept.fds(), state["channel"], pidfd]
+    for each in [*fds, *([] if pid_file is None else [pid_file.fileno()])]:
+        os.set_inheritable(each, False)
+    keeper = Keeper(Job.from_data(state["job"]), handles, kept, _nobody_asked, pid_file=pid_file)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, process.STOP_SIGNALS)
+    keeper._log("info", "the keeper has taken on the new code")
+    status = keeper.run_on(Channel.adopt(state["channel"]), pidfd, pid)
+    if pid_file is not None:
+        pid_file.remove()
+    return status
 
 
 def _nobody_asked(message: Message) -> None:

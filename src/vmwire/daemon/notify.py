@@ -39,6 +39,20 @@ class PidFile:
         except OSError as error:
             raise ConfigError(f"Can't make '{path}': {error.strerror}", "--pidfile") from error
 
+    def fileno(self) -> int:
+        return self._fd
+
+    def to_data(self) -> list[str | int]:
+        """What a process that is executed in our place needs to have it."""
+        return [self.path, self._fd]
+
+    @classmethod
+    def from_data(cls, data: list[str | int]) -> PidFile:
+        """The pid file that this process has already; its lock stays over an execv."""
+        pid_file = cls.__new__(cls)
+        pid_file.path, pid_file._fd = str(data[0]), int(data[1])
+        return pid_file
+
     def write(self) -> None:
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)

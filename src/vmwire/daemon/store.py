@@ -8,10 +8,9 @@ both know everything, either can be lost: a new worker inherits from the keeper,
 is filled by the worker.
 
 A listening socket in the store stays open while nobody accepts on it: peers who connect during a
-restart wait in its queue instead of being refused. A vhost-user connection does not belong here:
-its peer must notice that the worker died, and connects again. A vfio-user connection does, with all
-descriptors that came over it and the card's state in a memory file: its peer would abort if it
-noticed (`attach.vfio_user.kept`).
+restart wait in its queue instead of being refused. A machine's connection is here, too, with all
+descriptors that came over it and a memory file of state, so that the machine doesn't notice which
+worker it talks to (`attach.vfio_user.kept`, `attach.vhost_user.kept`).
 """
 
 from __future__ import annotations
@@ -50,6 +49,13 @@ class KeptFds:
         if fd is not None:
             os.close(fd)
 
+    def copy(self) -> KeptFds:
+        """The same once more: descriptors of its own."""
+        twin = KeptFds()
+        for name, fd in self._fds.items():
+            twin.put(name, os.dup(fd))
+        return twin
+
     def close(self) -> None:
         for name in list(self._fds):
             self.drop(name)
@@ -58,7 +64,8 @@ class KeptFds:
 class WorkerStore:
     """The worker's side (an `engine.host.FdStore`), for use from any thread."""
 
-    def __init__(self, channel: Channel, kept: KeptFds) -> None:
+    def __init__(self, channel: Channel, kept: KeptFds, on_trial: bool = False) -> None:
+        self.on_trial = on_trial
         self._channel = channel
         self._kept = kept
         self._lock = threading.Lock()

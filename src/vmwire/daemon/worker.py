@@ -6,6 +6,9 @@ Forked from the keeper, it imports the stack, builds the network of its job, say
 not), and serves the control socket from its main thread while the engine runs in a thread of its
 own. Everything it owns that must outlive it goes through the fd store.
 
+An upgrade hands everything over to a worker of other code (`succession`): this one stands still,
+puts its state into the store, and is killed, or told to go on.
+
 It ends cleanly on SIGTERM. A keeper that is gone is replaced (see `keeper`); if that can't be, the
 worker watches the VM's lifeline itself. An exception that ends the engine ends the process, at
 once and with a traceback in the log: the keeper starts another.
@@ -21,6 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Protocol
 
 from vmwire.daemon import keeper, log, process, rundir
@@ -28,11 +32,12 @@ from vmwire.daemon.channel import Channel
 from vmwire.daemon.control import ControlServer
 from vmwire.daemon.job import Handles, Job, failure_data
 from vmwire.daemon.store import KeptFds, WorkerStore
-from vmwire.engine.host import FdStore
+from vmwire.engine.host import FdStore, NotNow
 from vmwire.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+RUNNING = "running"
 CRASHED = 70
 """Exit status of a worker that hit a bug (EX_SOFTWARE)."""
 BRIEF_KEEPER_S = 1.0
@@ -46,10 +51,29 @@ class Served(Protocol):
     def close(self) -> None: ...
     def stats(self) -> dict[str, Any]: ...
     def wait(self) -> object: ...
+    def hand_over(self) -> None: ...
+    def go_on(self) -> None: ...
 
 
 Builder = Callable[[dict[str, Any], FdStore, int], Served]
 """Config, store, number of workers before this one -> a network that isn't started yet."""
+
+
+def builder(job: Job) -> Builder:
+    """The function that the job names."""
+    module, _, name = job.builder.partition(":")
+    found: Builder = getattr(import_module(module), name)
+    return found
+
+
+def rehearse(config: dict[str, Any]) -> None:
+    """Import what ``build_network`` takes; ConfigError for types that aren't there any more."""
+    from vmwire import network, registry
+
+    for kind, known in (("netdev", registry.NETDEVS), ("device", registry.DEVICES)):
+        for type, *_ in config.get(f"{kind}s", ()):
+            if registry.load(known, type) is None:
+                raise ConfigError(f"{network.__name__} has no {kind} of type '{type}'")
 
 
 def build_network(config: dict[str, Any], store: FdStore, restarts: int) -> Served:
@@ -81,15 +105,17 @@ def main(
     handles: Handles,
     channel: Channel,
     kept: KeptFds,
-    build: Builder = build_network,
+    build: Builder | None = None,
 ) -> int:
     """Be the worker; returns the process's exit status."""
     keeper.name_process("vmwire-worker")
     process.set_standard_streams(handles.log)
+    os.umask(0o077)
     log.start(job.log_level)
     worker = Worker(job, handles, channel, kept)
     try:
-        worker.open(build)
+        worker.prepare(build or builder(job))
+        worker.start()
     except (ConfigError, OSError) as error:
         worker.close()
         channel.send({"failed": failure_data(error)})
@@ -102,34 +128,52 @@ def main(
 class Worker:
     """The main thread's loop, and what it watches."""
 
-    def __init__(self, job: Job, handles: Handles, channel: Channel, kept: KeptFds) -> None:
+    def __init__(
+        self,
+        job: Job,
+        handles: Handles,
+        channel: Channel,
+        kept: KeptFds,
+        on_trial: bool = False,
+    ) -> None:
         self.job = job
         self.handles = handles
         self._channel = channel
         self._keeper_pid: int | None = None  # None: the keeper is our parent, not our child
         self._keeper_born = 0.0
-        self._store = WorkerStore(channel, kept)
+        self._store = WorkerStore(channel, kept, on_trial)
         self._network: Served | None = None
         self._control: ControlServer | None = None
         self._started = time.time()
         self._selector = selectors.DefaultSelector()
         self._ending = False
+        self._quiet = False
+        self._upgrade_state = ""
         # Ctrl-C reaches everybody in the terminal's foreground; there the keeper decides.
         self._signals = process.StopSignals([signal.SIGINT, signal.SIGHUP])
 
-    def open(self, build: Builder) -> None:
-        """Make the network stand, then say so."""
+    def prepare(self, build: Builder) -> None:
+        """Open everything; nothing moves yet."""
         threading.excepthook = _on_thread_crash  # the engine's failure comes out of its wait()
         self._network = build(self.job.config, self._store, self.job.restarts)
-        self._network.start()
-        threading.Thread(target=self._network.wait, name="vmwire-watch", daemon=True).start()
         path = os.path.join(self.job.run_dir, rundir.CONTROL)
-        commands = {"stats": self._stats}
+        commands = {"stats": self._stats, "upgrade": self._upgrade}
         self._control = ControlServer(self._selector, self._store, path, commands)
+
+    def start(self) -> None:
+        """Make the network stand, then say so."""
+        assert self._network is not None
+        self._store.on_trial = False
+        self._network.start()
+        self._watch_network()
         self._watch(self._signals, self._end)
         self._watch(self._channel, self._on_keeper)
         self._channel.send({"ready": {"pid": os.getpid()}})
         logger.info("the network stands (worker %d)", self.job.restarts + 1)
+
+    def _watch_network(self) -> None:
+        assert self._network is not None
+        threading.Thread(target=self._network.wait, name="vmwire-watch", daemon=True).start()
 
     def run(self) -> None:
         while not self._ending:
@@ -156,13 +200,62 @@ class Worker:
             "pid": os.getpid(),
             "started": self._started,
             "restarts": self.job.restarts,
+            "upgrades": self.job.upgrades,
+            "upgrade": self._upgrade_state,
             **self._network.stats(),
         }
+
+    def _upgrade(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Begin an upgrade to the code that ``path`` leads the interpreter ``python`` to.
+
+        It is over when another process answers ``stats``, or ``upgrade`` of that says why not.
+        """
+        python, path = arguments.get("python"), arguments.get("path")
+        if not isinstance(python, str) or not isinstance(path, list) or not path:
+            raise ConfigError("'upgrade' takes 'python', a file, and 'path', a list of folders")
+        if not all(isinstance(each, str) for each in path):
+            raise ConfigError("'path' is a list of folders")
+        if self._upgrade_state == RUNNING:
+            raise ConfigError("an upgrade is under way already")
+        if not self._channel.send({"upgrade": {"python": python, "path": path}}):
+            raise ConfigError("this network has lost its keeper")
+        self._upgrade_state = RUNNING
+        return {}
+
+    def _stand_still(self) -> None:
+        assert self._network is not None
+        try:
+            self._network.hand_over()
+        except (NotNow, OSError, ValueError) as error:
+            self._network.go_on()
+            self._watch_network()
+            self._channel.send({"not now": str(error)})
+            return
+        self._quiet = True
+        self._channel.send({"quiet": True})
+
+    def _go_on(self, reason: str) -> None:
+        assert self._network is not None
+        self._upgrade_state = f"failed: {reason}"
+        if self._quiet:
+            self._quiet = False
+            self._network.go_on()
+            self._watch_network()
 
     # The keeper
 
     def _on_keeper(self) -> None:
-        """The keeper says nothing to us: being readable means that it is gone."""
+        received = self._channel.receive()
+        if received is None:
+            self._go_on_without_it()
+        elif "quiesce" in received[0]:
+            self._stand_still()
+        elif "resume" in received[0]:
+            self._go_on(received[0]["resume"])
+
+    def _go_on_without_it(self) -> None:
+        if self._upgrade_state == RUNNING:
+            self._go_on("the keeper was lost")
         self._selector.unregister(self._channel)
         self._channel.close()
         if self.job.foreground:

@@ -45,7 +45,8 @@ class Capture(Through):
     """Writes what passes to ``file``, which belongs to the capture and is closed with it.
 
     ``clock`` gives nanoseconds of wall-clock time. ``flush_later(delay_s, callback)`` is a timer
-    (``Loop.call_later``). Records of frames longer than ``snap_length`` are cut to it.
+    (``Loop.call_later``). Records of frames longer than ``snap_length`` are cut to it. ``further``:
+    the file has been begun already, by another process.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Capture(Through):
         clock: Callable[[], int],
         flush_later: Callable[[float, Callable[[], None]], object],
         snap_length: int = DEFAULT_SNAP_LENGTH,
+        further: bool = False,
     ) -> None:
         super().__init__(name)
         self.snap_length = snap_length
@@ -69,6 +71,8 @@ class Capture(Through):
         self._depth = 0
         self._flush_is_set = False
         self._reserved: Sequence[View] = ()
+        if further:
+            return
         self._gather(
             [FILE_HEADER.pack(MAGIC_NANOSECONDS, *VERSION, 0, 0, snap_length, LINKTYPE_ETHERNET)], 0
         )
@@ -119,6 +123,13 @@ class Capture(Through):
             self._file.flush()
         except OSError as error:
             self._give_up(error)
+
+    def hand_over(self) -> None:
+        """Write the rest: the next process goes on in the same file."""
+        self.flush()
+
+    def go_on(self) -> None:
+        """Nothing was given away."""
 
     def close(self) -> None:
         """Write the rest, close the file, and leave the line."""

@@ -42,6 +42,8 @@ from vmwire.bus.pci.vfio_user import (
 class Store:
     """A store that lives as long as the test."""
 
+    on_trial = False
+
     def __init__(self) -> None:
         self.kept: dict[str, int] = {}
 

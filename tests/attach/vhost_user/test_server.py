@@ -29,6 +29,8 @@ FRAME = bytes(range(100))
 class Store:
     """A store that lives as long as the test."""
 
+    on_trial = False
+
     def __init__(self) -> None:
         self.kept: dict[str, int] = {}
 
