@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from vmwire.attach import linux
-from vmwire.attach.tap import TUN_DEVICE, open_tap
 from vmwire.errors import ConfigError
+from vmwire.netdev.tun import TUN_DEVICE, open_tap
 
 RESOLV_CONF = "/etc/resolv.conf"
 NSSWITCH_CONF = "/etc/nsswitch.conf"

@@ -25,9 +25,9 @@ from vmwire.attach.namespace import (
     parse_address,
     start_inside,
 )
-from vmwire.attach.tap import TapPort
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
+from vmwire.netdev.tap_port import TapPort
 from vmwire.options.table import option, record
 from vmwire.options.values import (
     IDENTIFIER,
@@ -104,7 +104,7 @@ class NetnsNic:
             )
             fd = self._guest.tap
             host.store.keep(name, fd)
-        self._tap.open(fd, host.loop)
+        self._tap.open([fd], host.loop)
 
     def close(self) -> None:
         """Take the interface away; the namespace goes when its last process does."""

@@ -9,12 +9,13 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-
 from tests.wire.boxes import End
-from vmwire.attach import tap
-from vmwire.attach.tap import TapPort, offload_flags
+
 from vmwire.engine.clock import ManualClock
 from vmwire.engine.loop import Loop
+from vmwire.netdev import tap_queue, tun
+from vmwire.netdev.tap_port import TapPort
+from vmwire.netdev.tun import offload_flags
 from vmwire.wire.frame import F_NEEDS_CSUM, GSO_TCPV4, NO_OFFLOAD, Frame, Gso, Offload
 from vmwire.wire.port import EVERYTHING, PACKETS_ONLY, Accepts, stats
 
@@ -25,15 +26,18 @@ PLAIN = bytes(10)
 class Tap:
     """A tap whose kernel side is ``kernel``, joined to ``end``."""
 
-    def __init__(self, end: End) -> None:
-        self.kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.kernel.setblocking(False)
-        ours.setblocking(False)
+    def __init__(self, end: End, header: bool = True, queues: int = 1) -> None:
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(queues)]
+        for each in pairs:
+            each[0].setblocking(False)
+            each[1].setblocking(False)
+        self.kernels = [kernel for kernel, _ in pairs]
+        self.kernel = self.kernels[0]
         self.loop = Loop(ManualClock())
         self.end = end
         self.box = TapPort("tap")
         self.box.port.connect(end.port)
-        self.box.open(ours.detach(), self.loop)
+        self.box.open([ours.detach() for _, ours in pairs], self.loop, header=header)
 
     def turn(self) -> None:
         self.loop.turn(0)
@@ -56,7 +60,8 @@ class Tap:
 
     def close(self) -> None:
         self.box.close()
-        self.kernel.close()
+        for kernel in self.kernels:
+            kernel.close()
         self.loop.close()
 
 
@@ -68,8 +73,8 @@ def made() -> Iterator[list[Tap]]:
         each.close()
 
 
-def a_tap(made: list[Tap], end: End | None = None) -> Tap:
-    made.append(Tap(end or End("end")))
+def a_tap(made: list[Tap], end: End | None = None, *, header: bool = True, queues: int = 1) -> Tap:
+    made.append(Tap(end or End("end"), header, queues))
     return made[-1]
 
 
@@ -91,7 +96,7 @@ def test_frames_from_the_tap_arrive_with_their_offload(made: list[Tap]) -> None:
 
 
 def test_frames_are_offered_in_batches(made: list[Tap], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tap, "BATCH_FRAMES", 3)
+    monkeypatch.setattr(tap_queue, "BATCH_FRAMES", 3)
     t = a_tap(made)
     sizes: list[int] = []
     t.end.port.receive = lambda frames: sizes.append(len(frames)) or len(frames)
@@ -104,8 +109,8 @@ def test_frames_are_offered_in_batches(made: list[Tap], monkeypatch: pytest.Monk
 def test_a_turn_reads_no_more_than_its_budget(
     made: list[Tap], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tap, "TURN_BYTES", 100)
-    monkeypatch.setattr(tap, "FRAME_BYTES", 0)
+    monkeypatch.setattr(tap_queue, "TURN_BYTES", 100)
+    monkeypatch.setattr(tap_queue, "FRAME_BYTES", 0)
     t = a_tap(made)
     for number in range(4):
         t.kernel.send(PLAIN + bytes([number]) * 60)
@@ -117,10 +122,10 @@ def test_a_turn_reads_no_more_than_its_budget(
 
 def test_small_frames_use_up_the_budget_too(made: list[Tap]) -> None:
     """A flood of them must not keep the loop from its timers for long."""
-    least = tap.TURN_BYTES // (tap.FRAME_BYTES + 1)
+    least = tap_queue.TURN_BYTES // (tap_queue.FRAME_BYTES + 1)
     assert least <= 512
     t = a_tap(made)
-    real, calls = t.box._file, []
+    real, calls = t.box.queues[0]._file, []
 
     class Endless:
         def readinto(self, view: memoryview) -> int:
@@ -128,11 +133,11 @@ def test_small_frames_use_up_the_budget_too(made: list[Tap]) -> None:
             view[:11] = PLAIN + b"x"
             return 11
 
-    t.box._file = Endless()  # type: ignore[assignment]
+    t.box.queues[0]._file = Endless()  # type: ignore[assignment]
     t.kernel.send(PLAIN)
     t.turn()
     assert least <= len(calls) <= least + 1
-    t.box._file = real
+    t.box.queues[0]._file = real
 
 
 def test_refused_frames_wait_and_the_tap_is_not_read(made: list[Tap]) -> None:
@@ -210,8 +215,8 @@ def test_tap_that_vanishes_takes_the_link_down(made: list[Tap]) -> None:
     t = a_tap(made)
     blind = os.open("/proc/self/mem", os.O_RDONLY)  # reading it at 0 is an error
     t.kernel.send(PLAIN + b"x")
-    t.box._file.close()
-    t.box._file = open(blind, "rb", buffering=0)  # noqa: SIM115  # type: ignore[assignment]
+    t.box.queues[0]._file.close()
+    t.box.queues[0]._file = open(blind, "rb", buffering=0)  # noqa: SIM115  # type: ignore[assignment]
     t.turn()
     assert t.end.heard == ["up", "down"]
     assert t.loop.turn(0) == 0
@@ -236,7 +241,7 @@ def test_kernel_hears_of_the_far_ends_changes(
     made: list[Tap], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[int] = []
-    monkeypatch.setattr(tap, "set_offload", lambda fd, flags: told.append(flags) or flags)
+    monkeypatch.setattr(tun, "set_offload", lambda fd, flags: told.append(flags) or flags)
     t = a_tap(made)
     told.clear()
     t.end.port.set_accepts(PACKETS_ONLY)
@@ -248,3 +253,40 @@ def test_buffers_hold_the_largest_frame(made: list[Tap]) -> None:
     t.kernel.send(PLAIN + b"y" * 65553)
     t.turn()
     assert [len(data) for data in t.end.data] == [65553]
+
+
+def test_taps_without_a_header_carry_plain_frames(made: list[Tap]) -> None:
+    t = a_tap(made, header=False)
+    assert t.box.port.accepts == PACKETS_ONLY
+    t.kernel.send(b"plain frame")
+    t.turn()
+    assert t.end.data == [b"plain frame"]
+    assert t.end.port.send([Frame.of(b"another")]) == 1
+    assert t.written() == [b"another"]
+    views = t.end.port.reserve(5)
+    assert views is not None
+    views[0][:5] = b"third"
+    t.end.port.commit(5, NO_OFFLOAD)
+    assert t.written() == [b"third"]
+
+
+def test_all_queues_are_read_and_the_first_is_written(made: list[Tap]) -> None:
+    t = a_tap(made, queues=2)
+    t.kernels[1].send(PLAIN + b"by the second")
+    t.kernels[0].send(PLAIN + b"by the first")
+    t.turn()
+    assert sorted(t.end.data) == [b"by the first", b"by the second"]
+    t.end.port.send([Frame.of(b"out")])
+    assert t.written() == [PLAIN + b"out"]
+    with pytest.raises(BlockingIOError):
+        t.kernels[1].recv(100)
+
+
+def test_each_queue_keeps_what_the_wire_refused(made: list[Tap]) -> None:
+    t = a_tap(made, End("end", room=0), queues=2)
+    for number, kernel in enumerate(t.kernels):
+        kernel.send(PLAIN + bytes([number]))
+    t.turn()
+    t.end.room = 2
+    t.end.port.resume()
+    assert sorted(t.end.data) == [b"\0", b"\1"]
