@@ -31,11 +31,12 @@ from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
 from vmwire import registry
-from vmwire.engine.host import FdStore, HandsOver, Host, NoStore, NotNow
+from vmwire.engine.host import EventSink, FdStore, HandsOver, Host, NoStore, NotNow
 from vmwire.engine.loop import Loop
 from vmwire.errors import ConfigError
 from vmwire.graph import Filter, Kind, Member, chain, sides
 from vmwire.netdev.hubport import HubportNetdev, HubportOptions
+from vmwire.options.table import table_of
 from vmwire.options.values import is_id
 from vmwire.registry import Box, BoxType
 from vmwire.wire.capture import DEFAULT_SNAP_LENGTH, Capture
@@ -65,7 +66,9 @@ class Network:
     def __init__(self, store: FdStore | None = None, cards: CardMaker | None = None) -> None:
         self.loop = Loop()
         self._cards = cards
-        self.host = Host(self.loop, NoStore() if store is None else store)
+        self.on_event: EventSink = _ignore_event
+        """Told in the engine's thread what members have to say, as QMP events."""
+        self.host = Host(self.loop, NoStore() if store is None else store, self._tell)
         self.netdevs: dict[str, Member] = {}
         self.devices: dict[str, Member] = {}
         self.filters: dict[str, Filter] = {}
@@ -75,6 +78,9 @@ class Network:
         self._failure: BaseException | None = None
         self._ended = threading.Event()
         self._closed = False
+
+    def _tell(self, event: str, data: Values) -> None:
+        self.on_event(event, data)
 
     # Running
 
@@ -186,6 +192,13 @@ class Network:
         values = {"id": id, "netdev": netdev, **options}
         return self.loop.call(lambda: self._add_device(type, found, values))
 
+    def add(self, options: Any) -> str:
+        """Add the netdev or card that an options record describes; return its id."""
+        table = table_of(type(options))
+        fields = {entry.field: getattr(options, entry.field) for entry in table.entries.values()}
+        add = self.add_nic if table.kind.is_device else self.add_netdev
+        return add(table.name, **fields)
+
     def add_netns(self, *, id: str | None = None, netdev: str | None = None, **options: Any) -> str:
         """Add a network namespace as a guest (``vmwire.attach.netns``); return its id."""
         return self.add_nic("netns", id=id, netdev=netdev, **options)
@@ -208,6 +221,13 @@ class Network:
     def links(self) -> list[list[str]]:
         """The wires as chains of ids, each from one end through the filters to the other."""
         return self.loop.call(lambda: [chain(*wire) for wire in self._wires])
+
+    def peer_of(self, member: Member) -> Member | None:
+        """What a member is joined to (in the engine's thread)."""
+        for a, b in self._wires:
+            if member in (a, b):
+                return b if member is a else a
+        return None
 
     def connect(self, a: str, b: str) -> None:
         """Join two members that are free: a device and a netdev, or two of a kind."""
@@ -445,7 +465,7 @@ class Network:
         self._wires = [wire for wire in self._wires if member not in wire]
 
     def _is_joined(self, member: Member) -> bool:
-        return any(member in wire for wire in self._wires)
+        return self.peer_of(member) is not None
 
     def _how_to_share(self, member: Member) -> str:
         if member.kind == "device":
@@ -500,6 +520,10 @@ class Network:
             "hubs": {hub.name: hub.stats() for hub in self.hubs.values()},
             "links": [chain(*wire) for wire in self._wires],
         }
+
+
+def _ignore_event(event: str, data: Values) -> None:
+    """Nobody listens."""
 
 
 def _free_name(start: str, taken: Mapping[str, object]) -> str:

@@ -14,8 +14,9 @@ fails. So a box on trial takes on everything or raises, and touches nothing that
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from vmwire.engine.loop import Loop
 
@@ -66,9 +67,18 @@ class HandsOver(Protocol):
         """Nobody took over: undo what ``hand_over`` did that wasn't only putting down."""
 
 
+EventSink = Callable[[str, Mapping[str, Any]], None]
+
+
+def _ignore(event: str, data: Mapping[str, Any]) -> None:
+    """Nobody listens."""
+
+
 @dataclass(slots=True)
 class Host:
     """The host's side of an engine."""
 
     loop: Loop
     store: FdStore = field(default_factory=NoStore)
+    tell: EventSink = _ignore
+    """Takes an event's name and its data, as QMP has them."""
