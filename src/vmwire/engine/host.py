@@ -80,5 +80,5 @@ class Host:
 
     loop: Loop
     store: FdStore = field(default_factory=NoStore)
-    tell: EventSink = _ignore
+    emit: EventSink = _ignore
     """Takes an event's name and its data, as QMP has them."""
