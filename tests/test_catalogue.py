@@ -136,7 +136,7 @@ def test_device_help_lists_what_is_served() -> None:
     )
 
 
-OURS = {"queues", "socket"}
+OURS = {"attach", "queues", "socket"}
 
 
 @pytest.mark.parametrize("name", ["virtio-net-pci", "virtio-net"])

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""The properties of ``-device virtio-net-pci`` and of its two fixed-generation sisters.
+"""The properties of ``-device virtio-net-pci``, of its two fixed-generation sisters, and of
+``virtio-net-device``, the card without a PCI slot.
 
 A card that is served over vhost-user has two halves, and so have its properties:
 
@@ -19,7 +20,7 @@ yet (``packed``, ``rss`` ...) is an error, not a promise. Defaults are QEMU's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from vmwire.bus.virtio import features as bits
 from vmwire.errors import ConfigError
@@ -33,6 +34,7 @@ from vmwire.options.values import (
     STRING,
     UINT16,
     UINT32,
+    ChoiceType,
     ParsedType,
     format_mac,
     parse_mac,
@@ -44,15 +46,15 @@ MIN_QUEUE_SIZE = 256
 MAX_QUEUE_SIZE = 1024  # QEMU's limit, also for transmit rings when the back end is vhost-user
 MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un(7)
 ALL_VECTORS = 0xFFFFFFFF  # QEMU's "as many as there are queues"
+MAX_VECTORS = 2048  # PCI 3.0, section 6.8.2: the size of an MSI-X table
 
 LATER = (
-    "aer", "ats", "busnr", "ctrl_guest_offloads", "ctrl_rx_extra", "ebpf-rss-fds", "failover",
+    "aer", "ats", "busnr", "ebpf-rss-fds", "failover",
     "failover_pair_id", "gso", "guest_rsc_ext", "guest_tunnel", "guest_tunnel_csum", "guest_ufo",
     "hash", "hash-ipv4", "hash-ipv6", "hash-ipv6ex", "hash-tcp4", "hash-tcp6", "hash-tcp6ex",
     "hash-udp4", "hash-udp6", "hash-udp6ex", "host_tunnel", "host_tunnel_csum", "host_ufo",
-    "in_order", "iommu_platform", "modern-pio-notify", "notify_on_empty", "packed", "queue_reset",
-    "romsize", "rsc_interval", "rss", "sriov-pf", "tx", "use-disabled-flag", "use-started",
-    "x-txburst", "x-txtimer",
+    "in_order", "iommu_platform", "packed", "romsize", "rsc_interval", "rss", "sriov-pf", "tx",
+    "use-disabled-flag", "use-started", "x-txburst", "x-txtimer",
 )  # fmt: skip
 
 
@@ -71,6 +73,11 @@ def _switch(feature: int) -> Any:
 def _machine(default: bool) -> Any:
     """A switch of the virtual machine's own."""
     return option(BOOL, default=default)
+
+
+def _control(feature: int) -> Any:
+    """A feature that the machine offers where it keeps the card, and we do where we have it."""
+    return option(BOOL, default=True, feature=feature)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -121,26 +128,21 @@ class VirtioNetOptions:
         STRING, ours=True, help="path of the vhost-user socket, instead of one in a private folder"
     )
 
-    acpi_index: int = option(UINT32, key="acpi-index", default=0)
-    addr: str | None = option(STRING, help="slot and function, like 06.0")
-    bus: str | None = option(STRING, hidden=True)
     bootindex: int | None = option(INT32)
-    ctrl_mac_addr: bool = _machine(True)
-    ctrl_rx: bool = _machine(True)
-    ctrl_vlan: bool = _machine(True)
-    ctrl_vq: bool = _machine(True)
+    ctrl_guest_offloads: bool = _control(bits.VIRTIO_NET_F_CTRL_GUEST_OFFLOADS)
+    ctrl_mac_addr: bool = _control(bits.VIRTIO_NET_F_CTRL_MAC_ADDR)
+    ctrl_rx: bool = _control(bits.VIRTIO_NET_F_CTRL_RX)
+    ctrl_rx_extra: bool = _control(bits.VIRTIO_NET_F_CTRL_RX_EXTRA)
+    ctrl_vlan: bool = _control(bits.VIRTIO_NET_F_CTRL_VLAN)
+    ctrl_vq: bool = _control(bits.VIRTIO_NET_F_CTRL_VQ)
     duplex: str | None = option(STRING)
     host_mtu: int = option(UINT16, default=0)
-    ioeventfd: bool = _machine(True)
-    multifunction: bool = _machine(False)
-    page_per_vq: bool = option(BOOL, key="page-per-vq", default=False)
-    rombar: int = option(INT32, default=-1)
-    romfile: str | None = option(STRING)
+    notify_on_empty: bool = _control(bits.VIRTIO_F_NOTIFY_ON_EMPTY)
+    queue_reset: bool = _control(bits.VIRTIO_F_RING_RESET)
     rx_queue_size: int = option(UINT16, default=MIN_QUEUE_SIZE)
     speed: int = option(INT32, default=-1)
-    status: bool = _machine(True)
+    status: bool = _control(bits.VIRTIO_NET_F_STATUS)
     tx_queue_size: int = option(UINT16, default=MIN_QUEUE_SIZE)
-    vectors: int = option(UINT32, default=ALL_VECTORS)
 
     def __post_init__(self) -> None:
         _check_queue_size("rx_queue_size", self.rx_queue_size, ".")
@@ -164,6 +166,11 @@ class VirtioNetOptions:
             )
 
     @property
+    def driver(self) -> str:
+        """QEMU's name of the card."""
+        return table_of(type(self)).name
+
+    @property
     def queue_pairs(self) -> int:
         """Pairs of queues that the back end serves."""
         return self.queues if self.mq else 1
@@ -184,9 +191,51 @@ def _check_queue_size(name: str, size: int, end: str) -> None:
         )
 
 
+@dataclass(slots=True, kw_only=True)
+class VirtioNetSlotOptions(VirtioNetOptions):
+    """What the cards for a PCI slot have besides."""
+
+    ROM_FILE: ClassVar[str] = "efi-virtio.rom"
+    """The expansion ROM that QEMU gives to such a card."""
+    ROM_DEVICE: ClassVar[int | None] = None
+
+    attach: str = option(
+        ChoiceType("str", words=("vhost-user", "vfio-user"), syntax="vhost-user/vfio-user"),
+        default="vhost-user",
+        ours=True,
+        help="whether the machine keeps the card, or all of it is served",
+    )
+
+    acpi_index: int = option(UINT32, key="acpi-index", default=0)
+    addr: str | None = option(STRING, help="slot and function, like 06.0")
+    bus: str | None = option(STRING, hidden=True)
+    ioeventfd: bool = _machine(True)
+    modern_pio_notify: bool = option(BOOL, key="modern-pio-notify", default=False)
+    multifunction: bool = _machine(False)
+    page_per_vq: bool = option(BOOL, key="page-per-vq", default=False)
+    rombar: int = option(INT32, default=-1)
+    romfile: str | None = option(STRING)
+    vectors: int = option(UINT32, default=ALL_VECTORS)
+
+    @property
+    def face(self) -> tuple[bool, bool]:
+        """Whether there are a legacy and a modern interface."""
+        return True, True
+
+    @property
+    def msix_vectors(self) -> int:
+        """Entries of the MSI-X table: unless said otherwise one a queue, and the configuration's.
+
+        With more than there can be there is no MSI-X, as QEMU does it.
+        """
+        if self.vectors == ALL_VECTORS:
+            return 2 * self.queue_pairs + 2
+        return self.vectors if self.vectors <= MAX_VECTORS else 0
+
+
 @record("device", "virtio-net-pci", aliases=("virtio-net",), later=LATER, bus="PCI")
 @dataclass(slots=True, kw_only=True)
-class VirtioNetPciOptions(VirtioNetOptions):
+class VirtioNetPciOptions(VirtioNetSlotOptions):
     """The card whose generation follows from the slot that it sits in."""
 
     disable_legacy: str = option(ON_OFF_AUTO, key="disable-legacy", default="auto")
@@ -197,17 +246,31 @@ class VirtioNetPciOptions(VirtioNetOptions):
         if self.disable_legacy == "on" and self.disable_modern:
             raise ConfigError("device cannot work as neither modern nor legacy mode is enabled")
 
+    @property
+    def face(self) -> tuple[bool, bool]:
+        return self.disable_legacy != "on", not self.disable_modern
+
 
 @record("device", "virtio-net-pci-non-transitional", later=LATER, bus="PCI")
 @dataclass(slots=True, kw_only=True)
-class VirtioNetPciModernOptions(VirtioNetOptions):
+class VirtioNetPciModernOptions(VirtioNetSlotOptions):
     """The card of virtio 1.x only."""
+
+    @property
+    def face(self) -> tuple[bool, bool]:
+        return False, True
 
 
 @record("device", "virtio-net-pci-transitional", later=LATER, bus="PCI")
 @dataclass(slots=True, kw_only=True)
-class VirtioNetPciTransitionalOptions(VirtioNetOptions):
+class VirtioNetPciTransitionalOptions(VirtioNetSlotOptions):
     """The card that a legacy driver can use too."""
+
+
+@record("device", "virtio-net-device", later=LATER, bus="virtio-bus")
+@dataclass(slots=True, kw_only=True)
+class VirtioNetDeviceOptions(VirtioNetOptions):
+    """The card for one of a machine's virtio-mmio places, of which the bench has some."""
 
 
 def qemu_properties(card: VirtioNetOptions) -> OptionList:

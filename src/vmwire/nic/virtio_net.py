@@ -87,6 +87,17 @@ _GSO = {
     VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6: Gso.UDP_L4,
 }
 
+_GUEST_OFFLOADS = (
+    VIRTIO_NET_F_GUEST_CSUM
+    | VIRTIO_NET_F_GUEST_TSO4
+    | VIRTIO_NET_F_GUEST_TSO6
+    | VIRTIO_NET_F_GUEST_ECN
+    | VIRTIO_NET_F_GUEST_USO4
+    | VIRTIO_NET_F_GUEST_USO6
+)
+"""What a driver may switch while it runs."""
+
+_FILTERED_HEAD = 18
 _BROADCAST = b"\xff" * 6
 _RARP = 0x8035
 
@@ -113,7 +124,12 @@ class VirtioNet:
         """Frames lost here, by reason."""
         self.faults = 0
         """Rings that couldn't be followed."""
+        self.filtered = 0
+        """Frames that weren't for this card."""
         self.on_fault = on_fault
+        self._offloads = _GUEST_OFFLOADS
+        self._wants: Callable[[bytes], bool] | None = None
+        self._reserved: Sequence[View] = ()
         self._defer = defer
         self._queues: dict[int, Queue] = {}
         self._enabled: set[int] = set()
@@ -135,7 +151,26 @@ class VirtioNet:
     def negotiate(self, features: int) -> None:
         """Take the driver's choice. Queues that are started from now on follow it."""
         self.features = features
+        self._offloads = _GUEST_OFFLOADS
         self.port.set_accepts(self._accepts())
+
+    def set_guest_offloads(self, offloads: int) -> bool:
+        """Hand the driver these offloads (feature bits) from now on, of those that it negotiated.
+
+        False if it didn't negotiate them, and nothing changes.
+        """
+        if offloads & ~(self.features & _GUEST_OFFLOADS):
+            return False
+        self._offloads = offloads
+        for receiver in self._receivers.values():
+            receiver.checksums = bool(offloads & VIRTIO_NET_F_GUEST_CSUM)
+        self.port.set_accepts(self._accepts())
+        return True
+
+    @property
+    def guest_offloads(self) -> int:
+        """The offloads that the driver is handed now."""
+        return self.features & self._offloads
 
     def set_mtu(self, mtu: int) -> bool:
         """Take the MTU that the machine has told the driver; False if there can't be one such."""
@@ -146,7 +181,7 @@ class VirtioNet:
         return True
 
     def _accepts(self) -> Accepts:
-        features = self.features
+        features = self.features & (self._offloads | ~_GUEST_OFFLOADS)
         gso = Gso.NONE
         for mask, kind in _GSO.items():
             if features & mask == mask:
@@ -185,7 +220,7 @@ class VirtioNet:
                 queue,
                 self.header_size,
                 bool(self.features & VIRTIO_NET_F_MRG_RXBUF),
-                bool(self.features & VIRTIO_NET_F_GUEST_CSUM),
+                bool(self.guest_offloads & VIRTIO_NET_F_GUEST_CSUM),
                 self._note,
                 partial(self._defer, partial(self.kick, index)),
                 self.drops,
@@ -303,7 +338,23 @@ class VirtioNet:
 
     # Wire to driver
 
+    def set_filter(self, wants: Callable[[bytes], bool] | None) -> None:
+        """Let in what ``wants`` says of a frame's first bytes; None: everything."""
+        self._wants = wants
+
     def _receive(self, frames: Sequence[Frame]) -> int:
+        if self._wants is None or not self._active:
+            return self._deliver(frames)
+        wants = self._wants
+        passed = [at for at, frame in enumerate(frames) if wants(frame.head(_FILTERED_HEAD))]
+        if len(passed) == len(frames):
+            return self._deliver(frames)
+        delivered = self._deliver([frames[at] for at in passed]) if passed else 0
+        taken = len(frames) if delivered == len(passed) else passed[delivered]
+        self.filtered += taken - delivered
+        return taken
+
+    def _deliver(self, frames: Sequence[Frame]) -> int:
         active = self._active
         if len(active) == 1:
             return self._receive_on(active[0], frames)
@@ -343,15 +394,25 @@ class VirtioNet:
             self._break_receiver(receiver, fault)
             return None
         self._reserving = receiver
+        if self._wants is not None and views is not None:
+            self._reserved = views
         return views
 
     def _commit(self, length: int, offload: Offload) -> None:
         receiver, self._reserving = self._reserving, None
         assert receiver is not None
+        if self._wants is not None and self._reserved:
+            wanted = self._wants(bytes(self._reserved[0][:_FILTERED_HEAD]))
+            self._reserved = ()
+            if not wanted:
+                self.filtered += 1
+                receiver.cancel()
+                return
         receiver.commit(length, offload)
 
     def _cancel(self) -> None:
         receiver, self._reserving = self._reserving, None
+        self._reserved = ()
         assert receiver is not None
         receiver.cancel()
 
