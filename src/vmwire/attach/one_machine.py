@@ -18,6 +18,7 @@ from vmwire.attach.listening import Listener
 from vmwire.bus.protocol import ProtocolError
 from vmwire.engine.host import Host
 from vmwire.engine.loop import READ
+from vmwire.engine.memory import MappingError
 from vmwire.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,25 @@ class OneMachine(Generic[S]):
 
     def _resume(self) -> None:
         """Go on with the machine that an earlier worker served, if that can be."""
+
+    def _go_on_with(self, fd: int, restore: Callable[[S], None]) -> None:
+        """Serve the machine behind a connection that an earlier worker had.
+
+        ``restore`` brings a session back; ValueError, OSError, ProtocolError, MappingError say that
+        it can't. On trial that is an error (``ConfigError``), else the machine is lost.
+        """
+        session = self._attend(socket.socket(fileno=fd))
+        try:
+            restore(session)
+        except (ValueError, OSError, ProtocolError, MappingError) as error:
+            if self.host.store.on_trial:
+                raise ConfigError(f"{self.name} can't be taken over: {error}") from None
+            log.error("%s: the machine is lost: %s", self.name, error)
+            self._hang_up()
+            return
+        self.connections += 1
+        if not self.host.store.on_trial:
+            log.warning("%s: went on with the machine of an earlier worker", self.name)
 
     def _begun(self, session: S) -> None:
         """A new machine's session has begun."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.attach.vfio_user.copier import (
     TARGET,
     Served,
 )
+from vmwire.attach.vfio_user import kept
 from vmwire.attach.vfio_user.kept import Record
 from vmwire.bench.vfio_user import Client, RequestError, fired
 from vmwire.bus.pci.vfio_user import (
@@ -60,7 +62,7 @@ class Store:
             os.close(fd)
 
     def record(self) -> Record:
-        return Record(self.kept["vfio-user c0 record"])
+        return Record(mmap.mmap(self.kept["vfio-user c0 record"], kept._SIZE))
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ class Workers:
         """Once all is put down, which is before the loop sleeps."""
         session = self.now.nic._session
         if session is not None:
-            self.now.wait(lambda: not session._stale)
+            self.now.wait(lambda: not session.lasting._stale)
         self.now.die()
 
     def restart(self) -> None:

@@ -284,6 +284,11 @@ class Channel:
         """Whether messages wait that came during a question."""
         return bool(self._aside)
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is more than bytes that aren't returned yet: descriptors, or a question."""
+        return bool(self.fds or self._coming or self._skip or self._aside or self._asked)
+
     def close(self) -> None:
         """Close the socket and all descriptors that came and weren't taken."""
         for _, fds in self._aside:

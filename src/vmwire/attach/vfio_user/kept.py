@@ -22,11 +22,10 @@ answered. A message that was begun twice has killed two workers and gets an erro
 
 from __future__ import annotations
 
-import marshal
 import mmap
 import os
-from typing import Any
 
+from vmwire.attach.kept import Names, States
 from vmwire.bus.pci.vfio_user import ACTIONS
 from vmwire.engine.host import FdStore
 
@@ -38,18 +37,20 @@ _REST = 256  # length, then bytes
 _PLACE = 1024  # which half counts; the halves: length, then bytes
 _PLACES = (1025, 1025 + 256)
 _HALF = 512
-_HALVES = (4096, 4096 + (1 << 20))
-_SIZE = _HALVES[1] + (1 << 20)
-_LENGTH = 4
+_STATES = 4096
+_ROOM = 1 << 20
+_SIZE = _STATES + 2 * _ROOM
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class Record:
-    """The memory file behind ``fd``, which stays the caller's."""
+    """The memory file, mapped."""
 
-    def __init__(self, fd: int) -> None:
-        self._map = mmap.mmap(fd, _SIZE)
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._map = memory
+        states = States(memory, _HALF, _STATES, _ROOM, STATE_VERSION)
+        self.write, self.read = states.write, states.read
         self._has_rest = bool(self._map[_REST])
 
     # The journal
@@ -95,18 +96,7 @@ class Record:
         size = self._map[_REST]
         return self._map[_REST + 1 : _REST + 1 + size]
 
-    # The state
-
-    def write(self, state: dict[str, Any]) -> None:
-        """Put a state down; the one before counts until this one is whole."""
-        data = marshal.dumps(state)
-        half = 1 - self._map[_HALF]
-        start = _HALVES[half]
-        if len(data) > (1 << 20) - _LENGTH:
-            raise ValueError(f"a state of {len(data)} bytes")
-        self._map[start : start + _LENGTH] = len(data).to_bytes(_LENGTH, "little")
-        self._map[start + _LENGTH : start + _LENGTH + len(data)] = data
-        self._map[_HALF] = half
+    # The place in the rings
 
     def write_place(self, place: bytes) -> None:
         """Put down where the card is in its rings."""
@@ -121,94 +111,48 @@ class Record:
         start = _PLACES[self._map[_PLACE] & 1]
         return self._map[start + 1 : start + 1 + self._map[start]]
 
-    def read(self) -> dict[str, Any]:
-        """Return the state that counts. ValueError if there is none."""
-        start = _HALVES[self._map[_HALF] & 1]
-        size = int.from_bytes(self._map[start : start + _LENGTH], "little")
-        try:
-            state = marshal.loads(self._map[start + _LENGTH : start + _LENGTH + size])
-        except (EOFError, TypeError, ValueError) as error:
-            raise ValueError(f"no state: {error}") from None
-        if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
-            raise ValueError("a state of another version")
-        return state
-
     def close(self) -> None:
         self._map.close()
 
 
-class Keeping:
+class Keeping(Names):
     """One card's names in the fd store."""
 
     def __init__(self, store: FdStore, name: str) -> None:
-        self._store = store
-        self._name = f"vfio-user {name}"
-        self._names: set[str] = set()
+        super().__init__(store, f"vfio-user {name}")
 
     def connection(self, fd: int) -> Record:
         """Keep a new connection; return an empty record for it."""
-        record_fd = os.memfd_create("vmwire-card", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(record_fd, _SIZE)
-            record = Record(record_fd)
-            self._keep("record", record_fd)
-        finally:
-            os.close(record_fd)
-        self._keep("connection", fd)
+        record = Record(self.new_file("record", _SIZE))
+        self.keep("connection", fd)
         return record
 
-    def take(self) -> tuple[int, Record] | None:
+    def take_connection(self) -> tuple[int, Record] | None:
         """Return what an earlier worker left: a connection of our own, and its record."""
-        fd = self._take("connection")
+        fd = self.take("connection")
         if fd is None:
             return None
-        record_fd = self._take("record")
-        if record_fd is None:
+        memory = self.take_file("record", _SIZE)
+        if memory is None:
             os.close(fd)
             return None
-        try:
-            return fd, Record(record_fd)
-        finally:
-            os.close(record_fd)
+        return fd, Record(memory)
 
     def window(self, address: int, fd: int | None) -> None:
         """Keep a window's descriptor, or let it go."""
-        self._put(f"window {address:x}", fd)
+        self.put(f"window {address:x}", fd)
 
     def take_window(self, address: int) -> int | None:
         """Return a window's descriptor, ours."""
-        return self._take(f"window {address:x}")
+        return self.take(f"window {address:x}")
 
     def line(self, index: int, number: int, action: int, fd: int | None) -> None:
         """Keep an interrupt's descriptor, or let it go."""
-        self._put(_line(index, number, action), fd)
+        self.put(_line(index, number, action), fd)
 
     def take_line(self, index: int, number: int, action: int) -> int | None:
         """Return an interrupt's descriptor, ours."""
-        return self._take(_line(index, number, action))
-
-    def drop(self) -> None:
-        """Let everything go, the connection first."""
-        for name in sorted(self._names):
-            self._store.drop(name)
-        self._names.clear()
-
-    def _put(self, what: str, fd: int | None) -> None:
-        if fd is not None:
-            self._keep(what, fd)
-        elif f"{self._name} {what}" in self._names:
-            self._names.discard(f"{self._name} {what}")
-            self._store.drop(f"{self._name} {what}")
-
-    def _keep(self, what: str, fd: int) -> None:
-        self._names.add(f"{self._name} {what}")
-        self._store.keep(f"{self._name} {what}", fd)
-
-    def _take(self, what: str) -> int | None:
-        fd = self._store.take(f"{self._name} {what}")
-        if fd is not None:
-            self._names.add(f"{self._name} {what}")
-        return fd
+        return self.take(_line(index, number, action))
 
 
 def _line(index: int, number: int, action: int) -> str:

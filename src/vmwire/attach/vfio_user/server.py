@@ -8,21 +8,18 @@ When the machine goes the card is reset. A machine that an earlier worker served
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 
 from vmwire.attach.one_machine import OneMachine
 from vmwire.attach.vfio_user.channel import Channel
 from vmwire.attach.vfio_user.kept import Keeping
+from vmwire.attach.vfio_user.lasting import Lasting
 from vmwire.attach.vfio_user.session import Nobody, Session
 from vmwire.bus.pci.config import Description
 from vmwire.bus.pci.function import ChipFactory, PciFunction
-from vmwire.bus.protocol import ProtocolError
 from vmwire.engine.clock import Timers
 from vmwire.engine.host import Host, NoStore
-
-log = logging.getLogger(__name__)
 
 
 class CardServer(OneMachine[Session]):
@@ -68,30 +65,33 @@ class CardServer(OneMachine[Session]):
         store = self.host.store
         if not isinstance(store, NoStore):  # keeping costs a little at each turn
             keeping = Keeping(store, self.name)
-            session.keep_in(keeping, keeping.connection(session.fileno()))
+            Lasting(session, keeping, keeping.connection(session.fileno())).begin()
 
     def _ended(self) -> None:
         self.card.reset()
 
     def _resume(self) -> None:
         keeping = Keeping(self.host.store, self.name)
-        kept = keeping.take()
+        kept = keeping.take_connection()
         if kept is None:
             return
         fd, record = kept
-        session = self._attend(socket.socket(fileno=fd))
-        try:
-            session.resume(keeping, record)
-        except (ValueError, OSError, ProtocolError) as error:
-            log.error("%s: the machine is lost: %s", self.name, error)
-            self._hang_up()
-            record.close()
-            keeping.drop()
-            return
-        self.connections += 1
-        log.warning("%s: went on with the machine of an earlier worker", self.name)
-        if session.channel.waiting:
-            self._defer(self._on_waiting)
+
+        def restore(session: Session) -> None:
+            session.lasting = Lasting(session, keeping, record)
+            session.lasting.resume()
+            if session.channel.waiting:
+                self._defer(self._on_waiting)
+
+        self._go_on_with(fd, restore)
+
+    def hand_over(self) -> None:
+        """Put down what the connection is like for a successor."""
+        if self._session is not None and self._session.lasting is not None:
+            self._session.lasting.hand_over()
+
+    def go_on(self) -> None:
+        """Nothing was given away."""
 
     def _on_waiting(self) -> None:
         if self._session is not None:

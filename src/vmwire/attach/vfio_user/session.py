@@ -18,25 +18,20 @@ views between two messages.
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from vmwire.attach.vfio_user import memory
 from vmwire.attach.vfio_user.channel import Channel, NoReply
-from vmwire.attach.vfio_user.kept import BEGUN, DONE, NONE, STATE_VERSION, Keeping, Record
+from vmwire.attach.vfio_user.lasting import Lasting
 from vmwire.attach.vfio_user.memory import DmaMap
 from vmwire.attach.vfio_user.refused import Refused
 from vmwire.attach.vfio_user.signals import FLAGS, Signals
-from vmwire.bus.pci.chip import Placed
 from vmwire.bus.pci.function import PciFunction
 from vmwire.bus.pci.vfio_user import (
     CONFIG,
-    DATA_EVENTFD,
     DEVICE_FLAGS_PCI,
     DEVICE_FLAGS_RESET,
     DEVICE_INFO,
@@ -75,16 +70,12 @@ from vmwire.bus.pci.vfio_user import (
 )
 from vmwire.bus.protocol import ProtocolError
 from vmwire.engine.loop import Loop
-from vmwire.wire.frame import Frame
-from vmwire.wire.port import Port
 
 log = logging.getLogger(__name__)
 
 MAJOR, MINOR = 0, 1
 BUDGET = 64
 """Messages that are served before the loop's other work has its turn."""
-KEEP_EVERY_S = 0.002
-"""How often a card's state is put down at most: it takes as long as ten register accesses."""
 _READ, _WRITE = int(Command.REGION_READ), int(Command.REGION_WRITE)
 
 Handler = Callable[["Session", bytes], bytes]
@@ -134,14 +125,10 @@ class Session:
         """Messages that came in."""
         self.signals = Signals(_irq_counts(card), loop, lambda: card.interrupts.line)
         self.memory = DmaMap(self._ask)
-        self._loop = loop
-        self._record: Record | None = None
-        self._keeping: Keeping | None = None
-        self._placed: Placed | None = None
-        self._leave_port: Callable[[], None] | None = None
-        self._stale = False
-        self._keep_from = 0.0
-        self._sizes = [card.region_size(region) for region in range(NUM_REGIONS)]
+        self.loop = loop
+        self.lasting: Lasting | None = None
+        """What of this outlives the worker, if anything does."""
+        self.sizes = [card.region_size(region) for region in range(NUM_REGIONS)]
         card.dma.remote = self.memory
         card.interrupts.machine_masks = True
         card.interrupts.machine = self.signals
@@ -158,28 +145,25 @@ class Session:
             raise self._broken
         channel = self.channel
         receive = channel.receive
+        lasting = self.lasting
         for _ in range(BUDGET):
             message = receive()
             if message is None:
                 return
-            if self._record is None:
-                self._dispatch(message)
+            if lasting is None:
+                self.dispatch(message)
             else:
-                self._record.begin(message, channel.data)
-                self._dispatch(message)
-                if message[2] != _READ:
-                    self._put_place()
-                self._record.end(channel.data)
-                if not self._stale:
-                    self._keep_soon()
+                lasting.record.begin(message, channel.data)
+                self.dispatch(message)
+                lasting.served(message[2] != _READ)
             if self._broken is not None:
                 raise self._broken  # bytes are lost: what follows would be taken for something else
             if channel.drained and not channel.data:
                 break  # and if something came since, the loop tells
         if channel.waiting:
-            self._loop.defer(self._go_on)
+            self.loop.defer(self._go_on)
 
-    def _dispatch(self, message: bytes) -> None:
+    def dispatch(self, message: bytes) -> None:
         self.served += 1
         size = len(message)
         if (size == 32 and self._serve_read(message)) or (
@@ -188,10 +172,10 @@ class Session:
             return
         self._serve(message)
 
-    def _reply(self, data: bytes) -> None:
+    def reply(self, data: bytes) -> None:
         """Send an answer; from here on nobody sends it again: QEMU doesn't survive a second one."""
-        if self._record is not None:
-            self._record.answered()
+        if self.lasting is not None:
+            self.lasting.record.answered()
         self.channel.send(data)
 
     def _go_on(self) -> None:
@@ -211,13 +195,13 @@ class Session:
             or flags
             or not 0 < count <= 8
             or region >= NUM_REGIONS
-            or offset + count > self._sizes[region]
+            or offset + count > self.sizes[region]
             or self.version is None
             or self.channel.fds
         ):
             return False
         value = self.card.read(region, offset, count)
-        self._reply(
+        self.reply(
             READ_MESSAGE.pack(message_id, _READ, 32 + count, 1, 0, offset, region, count)
             + value.to_bytes(count, "little")
         )
@@ -234,7 +218,7 @@ class Session:
             or flags & ~F_NO_REPLY
             or count != 4
             or region >= NUM_REGIONS
-            or offset + 4 > self._sizes[region]
+            or offset + 4 > self.sizes[region]
             or region == CONFIG
             or self.version is None
             or self.channel.fds
@@ -242,7 +226,7 @@ class Session:
             return False
         self.card.write(region, offset, 4, value)
         if not flags:
-            self._reply(READ_MESSAGE.pack(message_id, _WRITE, 32, 1, 0, offset, region, 4))
+            self.reply(READ_MESSAGE.pack(message_id, _WRITE, 32, 1, 0, offset, region, 4))
         return True
 
     def _serve(self, message: bytes) -> None:
@@ -255,14 +239,13 @@ class Session:
         try:
             reply = self._answer(header, message[HEADER.size :])
         except Refused as error:
-            self._refuse(header, error)
+            self.refuse(header, error)
             return
         self.channel.close_fds()
-        if self._record is not None and _rewires(header.command, message):
-            self.keep()
-            self._record.done()
+        if self.lasting is not None:
+            self.lasting.done(header.command, message)
         if not header.flags & F_NO_REPLY:
-            self._reply(pack_message(header.message_id, header.command, reply, TYPE_REPLY))
+            self.reply(pack_message(header.message_id, header.command, reply, TYPE_REPLY))
 
     def _answer(self, header: Header, payload: bytes) -> bytes:
         """Check a message against the table, and have it served."""
@@ -283,7 +266,7 @@ class Session:
             raise Refused(f"{len(self.channel.fds)} descriptors")
         return rule.handler(self, payload)
 
-    def _refuse(self, header: Header, error: Refused) -> None:
+    def refuse(self, header: Header, error: Refused) -> None:
         self.channel.close_fds()  # whoever hears of it may count its descriptors
         name = command_name(header.command) if header.command in _RULES else "unknown command"
         if not self.refused[name]:  # once: a guest or its machine could fill the log
@@ -294,7 +277,7 @@ class Session:
             return  # it came too late
         if not header.flags & F_NO_REPLY:
             flags = TYPE_REPLY | F_ERROR
-            self._reply(pack_message(header.message_id, header.command, b"", flags, error.errno))
+            self.reply(pack_message(header.message_id, header.command, b"", flags, error.errno))
 
     # Beginning
 
@@ -336,7 +319,7 @@ class Session:
     def _device_get_region_info(self, payload: bytes) -> bytes:
         argsz, _, index, *_ = REGION_INFO.unpack(payload)
         _check_argsz(argsz, REGION_INFO.size)
-        size = self._sizes[_index(index, NUM_REGIONS, "region")]
+        size = self.sizes[_index(index, NUM_REGIONS, "region")]
         flags = (REGION_FLAG_READ | REGION_FLAG_WRITE) if size else 0
         if index == ROM:
             flags &= REGION_FLAG_READ
@@ -388,13 +371,13 @@ class Session:
             raise Refused(f"{len(data)} bytes of data instead of {count}")
         if count:
             self.card.write(region, offset, count, int.from_bytes(data, "little"))
-        if region == CONFIG and self._record is not None:
-            self.keep()  # seldom, and a card that forgot it stands still
+        if region == CONFIG and self.lasting is not None:
+            self.lasting.keep()  # seldom, and a card that forgot it stands still
         return payload[: REGION_ACCESS.size]
 
     def _access(self, payload: bytes) -> tuple[int, int, int]:
         offset, region, count = REGION_ACCESS.unpack_from(payload)
-        size = self._sizes[_index(region, NUM_REGIONS, "region")]
+        size = self.sizes[_index(region, NUM_REGIONS, "region")]
         if count > MAX_DATA or offset + count > size:
             raise Refused(f"{count} bytes at {offset:#x} of region {region} of {size:#x}")
         return offset, region, count
@@ -407,8 +390,8 @@ class Session:
         _check_argsz(argsz, DMA_MAP.size)
         fds = self.channel.fds
         self.memory.add(address, size, flags, offset, fds[0] if fds else None)
-        if self._keeping is not None:
-            self._keeping.window(address, fds[0] if fds else None)
+        if self.lasting is not None:
+            self.lasting.keeping.window(address, fds[0] if fds else None)
         self.card.dma.memory = self.memory.memory
         return b""
 
@@ -426,9 +409,9 @@ class Session:
             gone = self.memory.remove_all()
         self.card.dma.memory = self.memory.memory
         memory.close(gone)
-        if self._keeping is not None:
+        if self.lasting is not None:
             for window in gone:
-                self._keeping.window(window.address, None)
+                self.lasting.keeping.window(window.address, None)
         return payload
 
     def _ask(self, command: int, payload: bytes) -> bytes:
@@ -437,133 +420,16 @@ class Session:
             return self.channel.ask(command, payload)
         except (EOFError, OSError, ProtocolError) as error:
             self._broken = error  # the card hears of a fault; our owner hears of this
-            self._loop.defer(self._go_on)
+            self.loop.defer(self._go_on)
             raise NoReply(f"the connection is lost: {error!r}") from None
         finally:
             if self.channel.waiting:
-                self._loop.defer(self._go_on)
+                self.loop.defer(self._go_on)
 
     def _serve_aside(self) -> None:
         """The machine waits for us, and we for it: serve what came first."""
         while self.channel.set_aside and (message := self.channel.receive()) is not None:
-            self._dispatch(message)
-
-    # What outlives the worker
-
-    def keep_in(self, keeping: Keeping, record: Record) -> None:
-        """Keep everything from now on, so that a later worker can go on."""
-        self._keeping, self._record = keeping, record
-        self.signals.on_wiring = keeping.line
-        self.signals.on_signal = self._keep_soon  # which also tells of frames from the wire
-        chip = self.card.chip
-        if isinstance(chip, Placed):
-            self._placed = chip
-            self._watch_port(chip.port)
-        self._keep_soon()
-
-    def _watch_port(self, port: Port) -> None:
-        """Put the card's place down after whatever the wire has it do."""
-        receive, resume = port.receive, port.on_resume
-
-        def received(frames: Sequence[Frame]) -> int:
-            taken = receive(frames)
-            self._put_place()
-            return taken
-
-        def resumed() -> None:
-            resume()
-            self._put_place()
-
-        def leave() -> None:
-            port.receive, port.on_resume = receive, resume
-
-        port.receive, port.on_resume, self._leave_port = received, resumed, leave
-
-    def _put_place(self) -> None:
-        if self._placed is not None and self._record is not None:
-            self._record.write_place(self._placed.save_place())
-
-    def keep(self) -> None:
-        """Put the state down as it is now."""
-        assert self._record is not None
-        self._record.write(
-            {
-                "version": STATE_VERSION,
-                "agreed": self.version,
-                "largest": self.memory.largest,
-                "windows": [
-                    (window.address, window.size, window.flags, window.offset, bool(window.region))
-                    for window in self.memory.windows
-                ],
-                "lines": self.signals.save(),
-                "card": self.card.save(),
-            }
-        )
-        self._put_place()
-
-    def _keep_when_idle(self) -> None:
-        if self._record is None:
-            return
-        loop = self._loop
-        wait_s = self._keep_from - loop.now()
-        if wait_s > 0:
-            loop.call_later(wait_s, lambda: loop.put_off(self._keep_when_idle))
-            return
-        self.keep()
-        self._stale = False
-        self._keep_from = loop.now() + KEEP_EVERY_S
-
-    def _keep_soon(self) -> None:
-        """The card's state has changed, or may have."""
-        if not self._stale:
-            self._stale = True
-            self._loop.put_off(self._keep_when_idle)
-
-    def resume(self, keeping: Keeping, record: Record) -> None:
-        """Go on where an earlier worker was. ValueError if what it left makes no sense."""
-        state = record.read()
-        try:
-            self._restore(state, record.place, keeping)
-        except (KeyError, TypeError, IndexError, Refused) as error:
-            raise ValueError(f"a state that makes no sense: {error!r}") from None
-        self.channel.data = record.rest
-        self.signals.signal_again()
-        self._finish(record)
-        self.keep_in(keeping, record)
-
-    def _restore(self, state: dict[str, Any], place: bytes, keeping: Keeping) -> None:
-        self.version = state["agreed"]
-        self.memory.largest = state["largest"]
-        for address, size, flags, offset, mapped in state["windows"]:
-            fd = keeping.take_window(address) if mapped else None
-            try:
-                self.memory.add(address, size, flags, offset, fd)
-            finally:
-                if fd is not None:
-                    os.close(fd)
-        self.card.dma.memory = self.memory.memory
-        self.signals.restore(state["lines"], keeping.take_line)
-        card = state["card"]
-        if place:  # newer than the rest: the chip raises its pin by it
-            card["chip"]["place"] = place
-            card["interrupts"]["level"] = False
-        self.card.restore(card)
-
-    def _finish(self, record: Record) -> None:
-        """See to the message that was under way."""
-        state, again, message = record.under_way()
-        if state == NONE:
-            return
-        header = Header.unpack(message)
-        if state == DONE and not header.flags & F_NO_REPLY:
-            payload = message[HEADER.size :] if header.command == Command.DMA_UNMAP else b""
-            self._reply(pack_message(header.message_id, header.command, payload, TYPE_REPLY))
-        elif state == BEGUN and (again or _lost_descriptors(header.command, message)):
-            self._refuse(header, Refused("it ended the worker", errno.EIO))
-        elif state == BEGUN:
-            record.again()
-            self._dispatch(message)
-        record.end(self.channel.data)
+            self.dispatch(message)
 
     # The end
 
@@ -573,16 +439,13 @@ class Session:
         card.dma.memory = type(self.memory.memory)()
         card.dma.remote = None
         card.interrupts.machine = Nobody()
-        if self._leave_port is not None:
-            self._leave_port()
+        if self.lasting is not None:
+            self.lasting.leave()
         self.signals.close()
         self.memory.close()
         self.channel.close()
-        if self._record is not None:
-            self._record.close()
-            self._record = None
-        if self._keeping is not None:
-            self._keeping.drop()
+        if self.lasting is not None:
+            self.lasting.close()
 
 
 class Nobody:
@@ -609,24 +472,6 @@ def _irq_counts(card: PciFunction) -> tuple[int, ...]:
         1,
         1,
     )
-
-
-def _rewires(command: int, message: bytes) -> bool:
-    """Whether it changes more than the card: the next worker must know before the machine does.
-
-    Masks aren't that: QEMU unmasks after every interrupt, and a new worker begins unmasked.
-    """
-    if command == Command.DEVICE_SET_IRQS:
-        _, flags, _, _, count = IRQ_SET.unpack_from(message, HEADER.size)
-        return bool(flags & DATA_EVENTFD) or count == 0
-    return command in (Command.VERSION, Command.DMA_MAP, Command.DMA_UNMAP)
-
-
-def _lost_descriptors(command: int, message: bytes) -> bool:
-    """Whether it can't be done again, because what came with it died with a worker."""
-    if command == Command.DEVICE_SET_IRQS and len(message) >= HEADER.size + IRQ_SET.size:
-        return _rewires(command, message)
-    return command == Command.DMA_MAP
 
 
 def _check_argsz(argsz: int, least: int) -> None:
