@@ -22,11 +22,13 @@ one, as in QEMU); ``kind`` says which is meant.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import count
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
@@ -49,6 +51,9 @@ log = logging.getLogger(__name__)
 
 HAND_OVER_S = 0.3
 """How long members may be in the middle of something when the network is handed over."""
+
+DEFAULT_MAC = bytes.fromhex("525400123456")
+"""QEMU's for its first card; each further one counts up."""
 
 T = TypeVar("T")
 Values = Mapping[str, Any]
@@ -328,7 +333,7 @@ class Network:
         if isinstance(options, HubportOptions):
             self._add_hubport(options)
             return
-        self._add(self.netdevs, Member("netdev", options.id, type, found(options)), None)
+        self._add(self.netdevs, Member("netdev", options.id, type, found(options), options), None)
 
     def _add_hubport(self, options: HubportOptions) -> None:
         peer = None
@@ -339,16 +344,17 @@ class Network:
         hub = self.hubs.setdefault(options.hubid, Hub(f"hub{options.hubid}"))
         try:
             box = HubportNetdev(options, hub)
-            self._add(self.netdevs, Member("netdev", options.id, "hubport", box), peer)
+            self._add(self.netdevs, Member("netdev", options.id, "hubport", box, options), peer)
         finally:
             self._forget_empty_hubs()
 
     def _add_device(self, type: str, found: BoxType, values: Values) -> str:
-        if values["id"] is None:
+        anonymous = values["id"] is None
+        if anonymous:
             values = {**values, "id": _free_name(f"{type}.", self.devices)}
         id, netdev = values["id"], values["netdev"]
         self._check_id(id, self.devices, "device")
-        options = registry.record(found, type, values)
+        options = self._with_mac(registry.record(found, type, values))
         peer = None
         if netdev is not None:
             peer = self.netdevs.get(netdev)
@@ -360,8 +366,18 @@ class Network:
                     f"({self._how_to_share(peer)})"
                 )
         box = None if self._cards is None else self._cards(options)
-        self._add(self.devices, Member("device", id, type, box or found(options)), peer)
+        member = Member("device", id, type, box or found(options), options, anonymous=anonymous)
+        self._add(self.devices, member, peer)
         return str(id)
+
+    def _with_mac(self, options: Any) -> Any:
+        """A card that was given no address gets QEMU's next one."""
+        if getattr(options, "mac", b"") is not None:
+            return options
+        taken = {member.mac for member in self.devices.values()}
+        first = int.from_bytes(DEFAULT_MAC)
+        free = next(mac for n in count() if (mac := (first + n).to_bytes(6)) not in taken)
+        return dataclasses.replace(options, mac=free)
 
     def _add(self, members: dict[str, Member], member: Member, peer: Member | None) -> None:
         """Open, join and list a new member; or close it again."""

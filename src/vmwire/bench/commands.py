@@ -20,7 +20,8 @@ from vmwire.errors import ConfigError
 from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
 
 if TYPE_CHECKING:
-    from vmwire.bench.machine import Bench, Nic
+    from vmwire.bench.cards import Nic
+    from vmwire.bench.machine import Bench
 
 Verb = Callable[["Bench", list[str]], str]
 
@@ -217,6 +218,7 @@ VERBS: dict[str, tuple[str, Verb]] = {
     "memset": ("ADDRESS LENGTH VALUE", _memset),
     "clock_step": ("[NS]", _clock_step),
     "clock_set": ("NS", _clock_set),
+    "endianness": ("", lambda pc, words: "little"),
     "plug": ("DRIVER,id=NAME,...", _plug),
     "reset": ("NAME", _reset),
     "reload": ("NAME", _reload),
@@ -226,3 +228,6 @@ VERBS: dict[str, tuple[str, Verb]] = {
     "room": ("NAME yes|no", _room),
 }
 """Each command's arguments as its usage says, and what carries it out."""
+
+QTEST_VERBS = frozenset(VERBS) - {"plug", "send", "link", "accept", "room", "reset", "reload"}
+"""The commands that QEMU has too."""

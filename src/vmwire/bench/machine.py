@@ -25,29 +25,31 @@ from __future__ import annotations
 
 import mmap
 import random
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from vmwire.bench import commands
 from vmwire.bench.address_space import AccessError, AddressSpace, Window
+from vmwire.bench.cards import Nic
 from vmwire.bench.pci_host import PciHost
+from vmwire.bench.pci_view import PciFunctionView
 from vmwire.bench.script import Recorder, Script
-from vmwire.bench.wire_end import WireEnd
 from vmwire.bus.pci.config import Description
 from vmwire.bus.pci.function import ChipFactory, PciFunction
 from vmwire.engine.clock import ManualClock, Timers
 from vmwire.engine.memory import GuestMemory, Region
 from vmwire.errors import ConfigError
+from vmwire.nic import options, pci_options
 from vmwire.nic.pci_cards import card_of
-from vmwire.nic.pci_options import PciNicOptions
 from vmwire.options.syntax import parse
 from vmwire.options.table import find, select, table_of
 
 RAM_SIZE = 128 << 20
 MOST_RAM = 0xC000_0000
 """Above begins what is left for PCI below 4 GiB."""
+DECLARED = (options, pci_options)
+"""Importing them declares what can be said of the cards."""
 DEFAULT_MAC = bytes.fromhex("525400123456")
 
 MOST_ROUNDS = 100_000
@@ -65,49 +67,6 @@ class HandClock(ManualClock):
         self._now = max(self._now, seconds)
 
 
-class Irq:
-    """What a card's interrupts look like from outside: a line, and messages."""
-
-    def __init__(self, name: str, note: Callable[[str], None]) -> None:
-        self.name = name
-        self.level = False
-        self.edges = 0
-        """How often the line rose."""
-        self.messages: deque[int] = deque(maxlen=4096)
-        """Vectors of the MSI and MSI-X messages that came, the newest last."""
-        self._note = note
-
-    def intx(self, up: bool) -> None:
-        """The line changes."""
-        if up != self.level:
-            self.level = up
-            self.edges += up
-            self._note(f"IRQ {'raise' if up else 'lower'} {self.name}")
-
-    def msi(self, vector: int) -> None:
-        """A message comes."""
-        self.messages.append(vector)
-        self._note(f"MSI {self.name} {vector}")
-
-    msix = msi
-
-
-class Nic:
-    """A card in the bench: its ``function``, its ``irq``, its ``wire``'s far end."""
-
-    def __init__(self, name: str, devfn: int, pc: Bench) -> None:
-        self.name = name
-        self.devfn = devfn
-        self.irq = Irq(name, pc.note)
-        self.wire = WireEnd(name, pc)
-        self.function: PciFunction
-
-    @property
-    def irq_level(self) -> bool:
-        """Whether the interrupt line is up."""
-        return self.irq.level
-
-
 class Bench:
     """The machine; see the module. ``seed`` is for what chips take for random."""
 
@@ -117,6 +76,8 @@ class Bench:
         self.timers = Timers(HandClock())
         self.recorder: Recorder | None = None
         self.cards: dict[str, Nic] = {}
+        self.on_irq: Callable[[int, bool], None] | None = None
+        """Told of the interrupts that are intercepted: their number, and whether it rose."""
         self.random = random.Random(seed)
         mapping = mmap.mmap(-1, ram_size)
         self.ram = memoryview(mapping)
@@ -164,15 +125,21 @@ class Bench:
             raise ConfigError("a card in a script needs its id and its mac")
         return self._plug(options, self._place(options.addr))
 
-    def _plug(self, options: PciNicOptions, devfn: int) -> Nic:
-        card = card_of(options)
-        if card is None:
-            raise ConfigError(f"'{options.driver}' is no card that the bench has")
-        assert options.id is not None
+    def _plug(self, options: Any, devfn: int) -> Nic:
+        nic = self.make(options, devfn)
         self.begin(f"plug {table_of(type(options)).to_text(options)}")
-        nic = self._seat(*card, devfn, options.id)
+        nic.function.port.connect(nic.wire.port)
+        self.seat(nic)
         self.end()
         return nic
+
+    def make(self, options: Any, devfn: int | None = None) -> Nic:
+        """Make the card that ``options`` describe, for ``seat``; its cable hangs loose."""
+        card = card_of(options)
+        if card is None:
+            raise ConfigError(f"'{table_of(type(options)).name}' is no card that the bench has")
+        place = self._place(options.addr) if devfn is None else devfn
+        return self._build(*card, place, options.id)
 
     def insert(
         self,
@@ -185,7 +152,10 @@ class Bench:
     ) -> Nic:
         """Put a chip of the caller's own in. (A script can't do that by itself.)"""
         name = name or f"nic{len(self.cards)}"
-        return self._seat(description, factory, self._place(addr), name, rom)
+        nic = self._build(description, factory, self._place(addr), name, rom)
+        nic.function.port.connect(nic.wire.port)
+        self.seat(nic)
+        return nic
 
     def _place(self, addr: int | str | None) -> int:
         """The function's number on the bus, as ``addr`` says or free."""
@@ -200,7 +170,7 @@ class Bench:
             raise ConfigError(f"addr={addr} is no place on the bus (00.0 to 1f.7)")
         return slot << 3 | function
 
-    def _seat(
+    def _build(
         self,
         description: Description,
         factory: ChipFactory,
@@ -208,10 +178,8 @@ class Bench:
         name: str,
         rom: bytes = b"",
     ) -> Nic:
-        if name in self.cards:
-            raise ConfigError(f"there is a card '{name}' already")
         nic = Nic(name, devfn, self)
-        nic.function = function = PciFunction(
+        nic.function = nic.irq.function = PciFunction(
             description,
             factory,
             machine=nic.irq,
@@ -221,12 +189,33 @@ class Bench:
             name=name,
             rom=rom,
         )
-        function.dma.memory = self.memory
-        self._pci.seat(devfn, function)
-        self.cards[name] = nic
-        function.port.connect(nic.wire.port)
-        self.settle()
         return nic
+
+    def seat(self, nic: Nic) -> None:
+        """Put a card in its place; ConfigError if that, or its name, is taken."""
+        if nic.name in self.cards:
+            raise ConfigError(f"there is a card '{nic.name}' already")
+        self._pci.seat(nic.devfn, nic.function)
+        nic.function.dma.memory = self.memory
+        self.cards[nic.name] = nic
+        self.settle()
+
+    def unseat(self, nic: Nic) -> None:
+        """Pull a card out; its line falls, and it reaches memory no more."""
+        if self.cards.get(nic.name) is nic:
+            del self.cards[nic.name]
+            self._pci.unseat(nic.devfn)
+            nic.function.reset()
+            nic.function.dma.memory = GuestMemory()
+            self.settle()
+
+    def moved(self, nic: Nic, up: bool) -> None:
+        """A card's line changes."""
+
+    def message(self, address: int, data: int) -> None:
+        """A message of a card's: a write of 32 bits, for whoever watches that word of RAM."""
+        if address + 4 <= len(self.ram):
+            self.ram[address : address + 4] = data.to_bytes(4, "little")
 
     def reset(self, nic: Nic) -> None:
         """The bus's reset, as this card sees it."""
@@ -245,6 +234,20 @@ class Bench:
         self._pci.remap()
         self.settle()
         self.end()
+
+    def pci_functions(self) -> list[PciFunctionView]:
+        """What is on the bus, by place."""
+        return self._pci.functions({nic.devfn: nic.name for nic in self.cards.values()})
+
+    def reset_all(self) -> None:
+        """The machine's reset."""
+        for nic in list(self.cards.values()):
+            self.reset(nic)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a card has put something off that ``settle`` would do."""
+        return bool(self._deferred)
 
     def settle(self) -> None:
         """Do what cards have put off until the end of a turn, and what that puts off."""

@@ -15,10 +15,12 @@ the end of its space, answers nowhere.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from vmwire.bench.address_space import AddressSpace, Window
+from vmwire.bench.pci_view import PciFunctionView, view
 from vmwire.bus.pci.config import ROM
 from vmwire.bus.pci.function import PciFunction
 from vmwire.errors import ConfigError
@@ -80,14 +82,19 @@ class PciHost:
         self._fixed_memory = list(memory.windows)
         self._fixed_ports = list(ports.windows)
         self._seats: dict[int, Function] = {0: HOST_BRIDGE, 1 << 3: ISA_BRIDGE}
-        self._cards: list[PciFunction] = []
+        self._cards: dict[int, PciFunction] = {}
 
     def seat(self, devfn: int, card: PciFunction) -> None:
         """Put a card in; ConfigError if the place is taken."""
         if devfn in self._seats:
             raise ConfigError(f"{devfn >> 3:02x}.{devfn & 7} is taken already")
         self._seats[devfn] = card
-        self._cards.append(card)
+        self._cards[devfn] = card
+        self.remap()
+
+    def unseat(self, devfn: int) -> None:
+        """Take a card out."""
+        del self._seats[devfn], self._cards[devfn]
         self.remap()
 
     def free_slot(self) -> int:
@@ -97,6 +104,13 @@ class PciHost:
             if slot not in taken:
                 return slot
         raise ConfigError("all 32 places of the bus are taken")
+
+    def functions(self, ids: Mapping[int, str]) -> list[PciFunctionView]:
+        """What is on the bus, with the cards' ids by place."""
+        return [
+            view(card.config, devfn, ids.get(devfn, ""))
+            for devfn, card in sorted(self._cards.items())
+        ]
 
     # --- configuration ports
 
@@ -136,7 +150,7 @@ class PciHost:
     def remap(self) -> None:
         """Look at all BARs and command registers anew (a reset changes them, too)."""
         memory, ports = list(self._fixed_memory), list(self._fixed_ports)
-        for card in self._cards:
+        for card in self._cards.values():
             description, address_of = card.config.description, card.config.bar_address
             for bar in description.bars:
                 address = address_of(bar.index)

@@ -10,6 +10,7 @@ Commands and answers are spelt as QEMU's qtest protocol spells them; numbers are
     write ADDRESS LENGTH 0x<hex>                        b64write: in base64
     memset ADDRESS LENGTH VALUE
     clock_step [NS]   clock_set NS      answer: OK <nanoseconds>; without NS: to the next timer
+    endianness                          answer: OK little
 
 and these of ours, for what qtest leaves to the command line and to other sockets:
 

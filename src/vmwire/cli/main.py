@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 LINK_PREFIX = "vmwire-"
 MODES = ("shell", "demo", "list", "upgrade")
+MACHINE_OPTIONS = frozenset(
+    ("M", "accel", "audio", "chardev", "display", "machine", "mon", "nodefaults", "qmp", "qtest")
+)
+"""Options that only QEMU has otherwise: vmwire is to be a machine in its place."""
 USAGE_STATUS = 2
 READER_LEFT_STATUS = 141
 """What a shell reports of a program that SIGPIPE ended."""
@@ -124,7 +128,12 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"vmwire {__version__}")
         return 0
-    return _mode("serve", rest)
+    return _mode("machine" if _is_machine(rest) else "serve", rest)
+
+
+def _is_machine(words: list[str]) -> bool:
+    """Whether the options are those of a machine, not of a network alone."""
+    return any(word.lstrip("-") in MACHINE_OPTIONS for word in words if word.startswith("-"))
 
 
 def _mode(name: str, arguments: list[str]) -> int:

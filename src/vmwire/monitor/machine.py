@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the monitor's commands see of a machine: its PCI functions, its state, its resets.
 
-Only a vmwire that runs in QEMU's place has one (`vmwire.attach.pc` is it, over the bench); a daemon
+Only a vmwire in QEMU's place has one (`vmwire.cli.headless` is it, over the bench); a daemon
 that serves other people's machines has none, and its monitor answers without. Everything here is
 called in the engine's thread.
 
@@ -15,46 +15,14 @@ The card is taken out of the network then, and ``on_event`` is told ``DEVICE_DEL
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-ROM_BAR = 6
-"""The expansion ROM's number among the regions."""
+from vmwire.bench.pci_view import ROM_BAR, PciFunctionView, PciRegion
+
+__all__ = ["ROM_BAR", "Machine", "OnEvent", "PciFunctionView", "PciRegion"]
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 """Told an event's name and its data, as QMP has them."""
-
-
-@dataclass(frozen=True, slots=True)
-class PciRegion:
-    """A BAR, or the ROM. ``address`` is None while it isn't mapped (QEMU prints -1)."""
-
-    bar: int
-    kind: Literal["memory", "io"]
-    size: int
-    address: int | None
-    wide: bool = False
-    prefetchable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PciFunctionView:
-    """One function of bus 0 as configuration space shows it now."""
-
-    slot: int
-    function: int
-    id: str
-    """The device's id as ``-device id=`` or ``device_add`` gave it; empty for what was built in."""
-    vendor: int
-    device: int
-    subsystem_vendor: int
-    subsystem: int
-    class_code: int
-    """Class and subclass, 16 bits."""
-    irq_pin: int
-    """0 none, 1 A to 4 D."""
-    irq_line: int
-    regions: tuple[PciRegion, ...]
 
 
 class Machine(Protocol):

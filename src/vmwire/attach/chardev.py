@@ -1,0 +1,277 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""Character devices as far as control channels need them: a byte stream to one peer.
+
+``-chardev socket,id=c,path=P`` (client), ``…,server=on,wait=off`` (one peer at a time, one after
+the other), ``…,fd=N`` (a connected socket that was inherited), and ``stdio``. The short forms of
+``-qtest`` and ``-qmp`` (``unix:PATH,server=on``, ``stdio``) mean the same.
+
+A stream owns its descriptors. What is written and doesn't fit into the socket waits here, up to a
+limit; a peer that doesn't read for so long is hung up on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from vmwire.engine.loop import ERROR, HANGUP, READ, WRITE, Loop
+from vmwire.errors import ConfigError
+from vmwire.options.syntax import OptionList, parse_list
+
+READ_BYTES = 1 << 20
+MOST_WAITING = 256 << 20
+"""Bytes that may wait for a peer that doesn't read."""
+
+
+class Reader(Protocol):
+    """Who is at our end of a stream."""
+
+    def opened(self, send: Callable[[bytes], None]) -> None:
+        """A peer is there; ``send`` reaches it."""
+
+    def feed(self, data: bytes) -> None:
+        """It sent something."""
+
+    def closed(self) -> None:
+        """It has left."""
+
+
+@dataclass(slots=True, frozen=True)
+class Chardev:
+    """One chardev as it was described. ``fd`` -1: ``path`` says where; both empty: stdio."""
+
+    path: str = ""
+    server: bool = False
+    wait: bool = True
+    fd: int = -1
+
+
+def read_chardev(text: str) -> tuple[str, Chardev]:
+    """The id and meaning of ``-chardev TEXT``; ConfigError."""
+    options = parse_list(text, "backend")
+    id = options.first("id")
+    if id is None:
+        raise ConfigError("Parameter 'id' is missing")
+    backend = options.get("backend")
+    if backend == "stdio":
+        _only(options, "backend", "id", "signal", "mux")
+        return id, Chardev()
+    if backend != "socket":
+        raise ConfigError(f"chardev '{backend}' is not served (there are: socket, stdio)")
+    _only(options, "backend", "id", "path", "fd", "server", "wait", "nowait", "reconnect", "mux")
+    if options.get("mux", "off") != "off":
+        raise ConfigError("'mux' is not served")
+    return id, _socket(options, options.get("path"))
+
+
+def read_short(text: str) -> Chardev | str:
+    """What ``-qtest TEXT`` or ``-qmp TEXT`` means: a chardev, or the id of one."""
+    if text == "stdio":
+        return Chardev()
+    kind, colon, rest = text.partition(":")
+    if colon and kind == "chardev":
+        return rest
+    if not colon or kind != "unix":
+        raise ConfigError("expects unix:PATH[,server=on[,wait=off]], chardev:ID or stdio")
+    options = parse_list(rest, "path")
+    _only(options, "path", "fd", "server", "wait", "nowait", "reconnect")
+    return _socket(options, options.get("path"))
+
+
+def _socket(options: OptionList, path: str | None) -> Chardev:
+    if options.get("reconnect", "0") != "0":
+        raise ConfigError("'reconnect' is not served: a peer that leaves is not called again")
+    server = _switch(options, "server", False)
+    wait = _switch(options, "wait", True) and server
+    fd = options.get("fd")
+    if (path is None) == (fd is None):
+        raise ConfigError("a socket needs either path or fd")
+    if fd is not None and not (fd.isascii() and fd.isdecimal()):
+        raise ConfigError(f"fd={fd} is not the number of an inherited descriptor")
+    return Chardev(path or "", server, wait, -1 if fd is None else int(fd))
+
+
+def _switch(options: OptionList, key: str, default: bool) -> bool:
+    value = options.get(key)
+    if value is None:
+        return default
+    if value not in ("on", "off"):
+        raise ConfigError(f"Parameter '{key}' expects 'on' or 'off'")
+    return value == "on"
+
+
+def _only(options: OptionList, *known: str) -> None:
+    for key in options.keys():  # noqa: SIM118
+        if key not in known:
+            raise ConfigError(f"Invalid parameter '{key}'")
+
+
+class Stream:
+    """A chardev in use: connects or listens, and carries bytes between a peer and a reader."""
+
+    def __init__(self, chardev: Chardev, loop: Loop, reader: Reader) -> None:
+        self._chardev = chardev
+        self._loop = loop
+        self._reader = reader
+        self._listener: socket.socket | None = None
+        self._in = self._out = -1
+        self._waiting = bytearray()
+
+    def open(self) -> None:
+        """Reach the peer, or wait for it, as the chardev says. ConfigError if that can't be."""
+        chardev = self._chardev
+        if chardev.fd < 0 and not chardev.path:
+            self._begin(os.dup(0), os.dup(1))
+        elif chardev.server:
+            self._listen()
+        else:
+            self._begin_socket(self._connected())
+
+    def close(self) -> None:
+        """Hang up. Harmless when called twice."""
+        self._hang_up()
+        if self._listener is not None:
+            self._loop.unwatch(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+            if self._chardev.path:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._chardev.path)
+
+    def send(self, data: bytes) -> None:
+        """Send to the peer, now or when it has room. With nobody there it is lost."""
+        if self._out < 0:
+            return
+        self._waiting += data
+        self._flush(0)
+
+    def flush(self) -> None:
+        """Before the end: give the peer what waits, however long it takes to read it."""
+        if self._waiting and self._out >= 0:
+            os.set_blocking(self._out, True)
+            while self._waiting:
+                self._flush(0)
+
+    # Reaching the peer
+
+    def _connected(self) -> socket.socket:
+        chardev = self._chardev
+        if chardev.fd >= 0:
+            try:
+                return socket.socket(fileno=os.dup(chardev.fd))
+            except OSError as error:
+                raise ConfigError(f"fd={chardev.fd}: {error.strerror}") from None
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(chardev.path)
+        except OSError as error:
+            connection.close()
+            raise ConfigError(f"Failed to connect to '{chardev.path}': {error.strerror}") from None
+        return connection
+
+    def _listen(self) -> None:
+        chardev = self._chardev
+        if chardev.fd >= 0:
+            self._listener = self._connected()
+        else:
+            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                if os.path.lexists(chardev.path):
+                    os.unlink(chardev.path)
+                self._listener.bind(chardev.path)
+                self._listener.listen(1)
+            except OSError as error:
+                self._listener.close()
+                self._listener = None
+                raise ConfigError(
+                    f"Failed to bind socket to {chardev.path}: {error.strerror}"
+                ) from None
+        if chardev.wait:
+            self._accept(READ)
+        self._listener.setblocking(False)
+        self._loop.watch(self._listener.fileno(), READ, self._accept)
+        self._listen_while_alone()
+
+    def _accept(self, events: int) -> None:
+        assert self._listener is not None
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        self._begin_socket(connection)
+
+    def _listen_while_alone(self) -> None:
+        if self._listener is not None:
+            self._loop.change(self._listener.fileno(), READ if self._in < 0 else 0)
+
+    def _begin_socket(self, connection: socket.socket) -> None:
+        fd = connection.detach()
+        self._begin(fd, fd)
+        if self._listener is not None and not self._listener.getblocking():
+            self._listen_while_alone()
+
+    def _begin(self, readable: int, writable: int) -> None:
+        self._in, self._out = readable, writable
+        if readable == writable:  # what stdio is may be somebody else's too: it stays as it is
+            os.set_blocking(readable, False)
+        try:
+            self._loop.watch(readable, READ, self._on_events)
+        except PermissionError:  # a plain file can't be waited for: it is read when asked
+            self._loop.post(self._read_file)
+        self._reader.opened(self.send)
+
+    # Bytes
+
+    def _on_events(self, events: int) -> None:
+        if events & WRITE:
+            self._flush(events)
+        if self._in >= 0 and events & (READ | HANGUP | ERROR):
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._in, READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._reader.feed(data)
+        else:
+            self._hang_up()
+            self._listen_while_alone()
+            self._reader.closed()
+
+    def _read_file(self) -> None:
+        if self._in >= 0:
+            self._read()
+            self._loop.post(self._read_file)
+
+    def _flush(self, events: int) -> None:
+        had_to_wait = False
+        while self._waiting and not had_to_wait:
+            try:
+                del self._waiting[: os.write(self._out, self._waiting)]
+            except BlockingIOError:
+                had_to_wait = True
+            except OSError:  # the peer has left: reading says so
+                self._waiting.clear()
+        if len(self._waiting) > MOST_WAITING:
+            self._waiting.clear()
+            had_to_wait = False
+        if self._in == self._out and self._in >= 0:
+            self._loop.change(self._in, READ | WRITE if had_to_wait else READ)
+
+    def _hang_up(self) -> None:
+        if self._in < 0:
+            return
+        self._loop.unwatch(self._in)
+        for fd in {self._in, self._out}:
+            os.close(fd)
+        self._in = self._out = -1
+        self._waiting.clear()

@@ -1,0 +1,103 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU's qtest protocol: a harness plays the CPU by lines of text.
+
+Each line is a command, each gets one line as its answer: ``OK``, ``OK VALUE`` or ``FAIL TEXT``;
+``IRQ raise N`` and ``IRQ lower N`` come in between for interrupts that are intercepted. What the
+commands do stands in `vmwire.bench.commands`, with the ones of the bench's own.
+
+Where QEMU ends with a failed assertion (a missing argument, a port above 0xffff) the answer here is
+``FAIL`` with what is wrong.
+
+This part does no I/O. `feed` takes bytes and only keeps the lines; `step` carries out one of them,
+so that whoever turns the loop can let the network run before each.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from vmwire.bench import commands
+from vmwire.bench.machine import Bench
+from vmwire.bench.script import ScriptError
+
+LONGEST_LINE = 2 * commands.MOST_BYTES + 256
+"""``write`` with the most bytes that one line may carry, in hex."""
+
+Log = Callable[[str], None]
+
+
+def _ignore(text: str) -> None:
+    """The log of who keeps none."""
+
+
+class QtestSession:
+    """One peer's commands, for one machine. ``ended`` is true after the peer has left."""
+
+    def __init__(self, pc: Bench, log: Log = _ignore) -> None:
+        self._pc = pc
+        self._log = log
+        self._send: Callable[[bytes], None] | None = None
+        self._lines: deque[bytes] = deque()
+        self._part = bytearray()
+        self.ended = False
+        pc.on_irq = self._on_irq
+
+    # Bytes
+
+    def opened(self, send: Callable[[bytes], None]) -> None:
+        """A peer is there."""
+        self._log("I OPENED")
+        self._send = send
+        self.ended = False
+
+    def feed(self, data: bytes) -> None:
+        """Keep the lines of what came."""
+        *whole, rest = data.split(b"\n")
+        for line in whole:
+            self._lines.append(bytes(self._part) + line)
+            self._part.clear()
+        self._part += rest
+        if len(self._part) > LONGEST_LINE:  # it is answered when it ends, without its text
+            del self._part[LONGEST_LINE:]
+
+    def closed(self) -> None:
+        """The peer has left; what it asked for is done all the same."""
+        self._log("I CLOSED")
+        self._send = None
+        self._part.clear()
+        self.ended = True
+
+    # Commands
+
+    @property
+    def pending(self) -> bool:
+        """Whether a command waits for ``step``."""
+        return bool(self._lines)
+
+    def step(self) -> None:
+        """Carry out the next command and answer it."""
+        line = self._lines.popleft().decode("ascii", "replace").rstrip("\r")
+        self._log(f"R {line}")
+        self._answer(self.execute(line))
+
+    def execute(self, line: str) -> str:
+        """The answer to one command."""
+        words = line.split()
+        if len(line) >= LONGEST_LINE:
+            return "FAIL the line is too long"
+        if not words or words[0] not in commands.QTEST_VERBS:
+            return f"FAIL Unknown command '{words[0] if words else ''}'"
+        try:
+            return commands.execute(self._pc, line)
+        except ScriptError as error:
+            return f"FAIL {error}"
+
+    def _answer(self, text: str) -> None:
+        self._log(f"S {text}")
+        if self._send is not None:
+            self._send(text.encode() + b"\n")
+
+    def _on_irq(self, number: int, up: bool) -> None:
+        self._answer(f"IRQ {'raise' if up else 'lower'} {number}")

@@ -1,0 +1,237 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""vmwire in QEMU's place: the command line of a machine without a CPU.
+
+    vmwire -qtest unix:PATH -machine pc -nodefaults -netdev user,id=u -device e1000,netdev=u,addr=4
+
+Options of QEMU's that have no meaning for such a machine are taken as they are
+(``WITHOUT_MEANING``); everything else that isn't served is refused by its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from vmwire import catalogue
+from vmwire.attach.chardev import Chardev, read_chardev, read_short
+from vmwire.attach.qtest import QtestSession
+from vmwire.bench.machine import RAM_SIZE, Bench
+from vmwire.cli.headless import Headless
+from vmwire.errors import ConfigError
+from vmwire.options.syntax import OptionList, parse_list
+from vmwire.options.table import naming, table_of
+
+WITHOUT_MEANING = {
+    "audio": ("none",), "boot": (), "cpu": (), "display": ("none",), "monitor": ("none", "null"),
+    "msg": (), "name": (), "net": ("none",), "nic": ("none",), "parallel": ("none", "null"),
+    "serial": ("none", "null"), "smp": (), "vga": ("none",),
+}  # fmt: skip
+"""Options about what this machine hasn't got, and the values that say so (none here: any will do,
+for there is no CPU to feel it)."""
+FLAGS_WITHOUT_MEANING = frozenset((
+    "S", "no-fd-bootchk", "no-reboot", "no-shutdown", "no-user-config", "nodefaults", "nographic",
+))  # fmt: skip
+MACHINES = ("none", "pc")
+MACHINE_SWITCHES = {"accel": ("qtest",), "graphics": ("off",), "usb": ("off",), "vmport": ("off",)}
+SUFFIXES = {"": 20, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+
+
+@dataclass(slots=True)
+class CommandLine:
+    """What was asked for."""
+
+    machine: str = "pc"
+    ram_size: int = RAM_SIZE
+    netdevs: list[str] = field(default_factory=list)
+    devices: list[str] = field(default_factory=list)
+    qtest: Chardev | str | None = None
+    qtest_log: str | None = None
+    chardevs: dict[str, Chardev] = field(default_factory=dict)
+    monitors: list[Chardev | str] = field(default_factory=list)
+
+
+def main(argv: list[str]) -> int:
+    """Be the machine that ``argv`` (without the command's name) describes, until told to end."""
+    asked = read(argv)
+    with Headless(Bench(asked.ram_size), asked.machine) as machine:
+        build(asked, machine)
+        machine.run()
+    return 0
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+def read(argv: list[str]) -> CommandLine:
+    """Take the words apart; one dash or two, as QEMU has it. ConfigError names the option."""
+    asked = CommandLine()
+    words = iter(argv)
+    for word in words:
+        name = word[2:] if word.startswith("--") else word[1:]
+        if not word.startswith("-"):
+            raise ConfigError("a machine without a CPU runs no image", word)
+        if name in FLAGS_WITHOUT_MEANING:
+            continue
+        take = TAKERS.get(name)
+        if take is None and name not in WITHOUT_MEANING:
+            raise ConfigError("is not served by a machine without a CPU", word)
+        value = next(words, None)
+        if value is None:
+            raise ConfigError("requires an argument", word)
+        with naming(f"{word} {value}"):
+            if take is not None:
+                take(asked, value)
+            else:
+                _check_meaningless(name, value)
+    return asked
+
+
+def _check_meaningless(name: str, value: str) -> None:
+    allowed = WITHOUT_MEANING[name]
+    if allowed and value not in allowed:
+        raise ConfigError(f"a machine without a CPU knows only '{allowed[0]}' here")
+
+
+def _take_machine(asked: CommandLine, value: str) -> None:
+    options = _plain(value, "type")
+    for key in options.keys():  # noqa: SIM118
+        text = options.get(key) or ""
+        if key == "type":
+            if text not in MACHINES:
+                raise ConfigError(f"unsupported machine type (there are: {', '.join(MACHINES)})")
+            asked.machine = text
+        elif text not in MACHINE_SWITCHES.get(key, ()):
+            raise ConfigError(f"'{key}={text}' is not served")
+
+
+def _take_accel(asked: CommandLine, value: str) -> None:
+    if _plain(value, "accel").get("accel") != "qtest":
+        raise ConfigError("there is no CPU to accelerate, only 'qtest'")
+
+
+def _take_ram(asked: CommandLine, value: str) -> None:
+    options = _plain(value, "size")
+    for key in options.keys():  # noqa: SIM118
+        if key != "size":
+            raise ConfigError(f"'{key}' is not served")
+    asked.ram_size = _size(options.get("size") or "")
+
+
+def _size(text: str) -> int:
+    """QEMU's ``-m``: a number of MiB, or one with a suffix."""
+    digits = text.rstrip("bBkKmMgGtT")
+    suffix = text[len(digits) :].lower()
+    try:
+        number = float(digits)
+    except ValueError:
+        number = -1.0
+    if suffix not in SUFFIXES or not 0 < number < 1 << 40:
+        raise ConfigError("Parameter 'size' expects a size")
+    return int(number * (1 << SUFFIXES[suffix]))
+
+
+def _take_qtest(asked: CommandLine, value: str) -> None:
+    asked.qtest = read_short(value)
+
+
+def _take_chardev(asked: CommandLine, value: str) -> None:
+    id, chardev = read_chardev(value)
+    if id in asked.chardevs:
+        raise ConfigError(f"Duplicate ID '{id}' for chardev")
+    asked.chardevs[id] = chardev
+
+
+def _take_monitor(asked: CommandLine, value: str) -> None:
+    options = _plain(value, "chardev")
+    mode = options.get("mode", "readline")
+    if mode != "control":
+        raise ConfigError("only mode=control is served")
+    asked.monitors.append(options.get("chardev") or "")
+
+
+def _take_qmp(asked: CommandLine, value: str) -> None:
+    asked.monitors.append(read_short(value))
+
+
+def _plain(value: str, implied: str) -> OptionList:
+    return parse_list(value, implied)
+
+
+def _setter(name: str) -> Callable[[CommandLine, str], None]:
+    return lambda asked, value: setattr(asked, name, value)
+
+
+TAKERS: dict[str, Callable[[CommandLine, str], None]] = {
+    "M": _take_machine,
+    "accel": _take_accel,
+    "chardev": _take_chardev,
+    "device": lambda asked, value: asked.devices.append(value),
+    "m": _take_ram,
+    "machine": _take_machine,
+    "mon": _take_monitor,
+    "netdev": lambda asked, value: asked.netdevs.append(value),
+    "qmp": _take_qmp,
+    "qtest": _take_qtest,
+    "qtest-log": _setter("qtest_log"),
+}
+
+
+# --- the machine --------------------------------------------------------------------------------
+
+
+def build(asked: CommandLine, machine: Headless) -> None:
+    """Put everything into the machine."""
+    network = machine.network
+    for text in asked.netdevs:
+        with naming(f"-netdev {text}"):
+            network.add_netdev(**_values("netdev", text))
+    for text in asked.devices:
+        with naming(f"-device {text}"):
+            network.add_nic(**_values("device", text))
+    if asked.qtest is not None:
+        session = QtestSession(machine.pc, log_to(asked.qtest_log))
+        machine.sessions.append(session)
+        machine.add_stream(_chardev(asked, asked.qtest), session)
+
+
+def _chardev(asked: CommandLine, named: Chardev | str) -> Chardev:
+    if isinstance(named, Chardev):
+        return named
+    if named not in asked.chardevs:
+        raise ConfigError(f"chardev '{named}' not found")
+    return asked.chardevs[named]
+
+
+def _values(kind: str, text: str) -> dict[str, Any]:
+    """The type and the values of an option, for the methods of `Network`."""
+    record = catalogue.parse(kind, text)
+    fields = {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
+    given = {name: value for name, value in fields.items() if value is not None}
+    return {"type": table_of(type(record)).name, **given}
+
+
+def log_to(path: str | None) -> Callable[[str], None]:
+    """What notes the qtest lines, as QEMU does: on standard error if no file is named."""
+    if path in ("none", "/dev/null"):
+        return lambda text: None
+    file = sys.stderr if path is None else open_log(path)
+    start = time.monotonic()
+
+    def log(text: str) -> None:
+        kind, _, rest = text.partition(" ")
+        print(f"[{kind} +{time.monotonic() - start:.6f}] {rest}".rstrip(), file=file, flush=True)
+
+    return log
+
+
+def open_log(path: str) -> Any:
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", "-qtest-log") from None
