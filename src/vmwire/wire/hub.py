@@ -5,6 +5,8 @@
 A hub never refuses, since one slow member must not hold up the rest: each member is offered every
 frame, and what it doesn't take is dropped and counted at its port. Superframes pass whole; the
 member's port finishes them if the member can't take them. A member without carrier costs nothing.
+One that has a carrier costs each frame, whether it wants it or not: where there are many of those,
+``vmwire.wire.switch`` is a hub that learns who is where.
 
 A hub's own ports are always up: pulling one member's cable is not seen by the others. Two hubs
 must not be joined twice, for frames would circle (``vmwire.network`` refuses that).
@@ -30,11 +32,14 @@ class Hub:
     def __init__(self, name: str) -> None:
         self.name = name
         self.ports: tuple[Port, ...] = ()
+        self._up: tuple[Port, ...] = ()
+        """Those that have a carrier."""
 
     def add_port(self, name: str) -> Port:
         """Add a member's port, ready to be connected."""
         port = Port(name, len, accepts=EVERYTHING)
-        port.receive = partial(self._flood, port)
+        port.receive = partial(self._receive, port)
+        port.on_link_changed = partial(self._link_changed, port)
         self.ports += (port,)
         return port
 
@@ -43,14 +48,24 @@ class Hub:
         port.disconnect()
         self.ports = tuple(other for other in self.ports if other is not port)
 
-    def _flood(self, source: Port, frames: Sequence[Frame]) -> int:
-        for port in self.ports:
-            if port is not source and port.carrier:
-                taken = port.send(frames)
-                if taken < len(frames):
-                    port.drops["member busy"] += len(frames) - taken
+    def _link_changed(self, port: Port, carrier: bool) -> None:
+        """A member is there now, or has gone."""
+        self._up = tuple(each for each in self.ports if each.carrier)
+
+    def _receive(self, source: Port, frames: Sequence[Frame]) -> int:
+        """Take all that a member sends."""
+        for port in self._up:
+            if port is not source:
+                offer(port, frames)
         return len(frames)
 
     def stats(self) -> dict[str, object]:
         """Return each port's counters as plain data."""
         return {port.name: stats(port) for port in self.ports}
+
+
+def offer(port: Port, frames: Sequence[Frame]) -> None:
+    """Send by ``port``; what isn't taken is lost and counted."""
+    taken = port.send(frames)
+    if taken < len(frames):
+        port.drops["member busy"] += len(frames) - taken
