@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.options.facts import CASES, FACTS, Case
-from vmwire import catalogue
+from vmwire import catalogue, registry
 from vmwire.errors import ConfigError
 from vmwire.options.table import NotServedError
 
@@ -119,9 +119,23 @@ def test_faults_are_told_as_qemu_tells_them(kind: str, text: str, fault: str) ->
 
 
 def test_netdev_help_lists_what_is_served() -> None:
-    assert catalogue.help_for("netdev", "help") == (
-        "Available netdev backend types:\nsocket\nhubport\nuser"
-    )
+    order = [
+        "socket",
+        "stream",
+        "dgram",
+        "hubport",
+        "tap",
+        "user",
+        "l2tpv3",
+        "vde",
+        "bridge",
+        "vhost-user",
+    ]
+    shown = catalogue.help_for("netdev", "help")
+    assert shown is not None
+    title, *names = shown.splitlines()
+    assert title == "Available netdev backend types:"
+    assert names == [name for name in order if name in registry.NETDEVS]
 
 
 def test_device_help_lists_what_is_served() -> None:

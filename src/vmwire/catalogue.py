@@ -26,6 +26,7 @@ from vmwire.options.table import Table, naming
 MODULES = {
     "netdev": {
         "socket": "vmwire.netdev.socket",
+        "stream": "vmwire.netdev.stream",
         "hubport": "vmwire.netdev.hubport",
         "user": "vmwire.netdev.user.options",
     },
@@ -41,7 +42,7 @@ MODULES = {
 ALIASES = {"e1000-82540em": "e1000", "virtio-net": "virtio-net-pci"}
 
 NETDEVS_OF_LATER = (
-    "af-xdp", "bridge", "dgram", "l2tpv3", "netmap", "nic", "none", "passt", "stream",
+    "af-xdp", "bridge", "dgram", "l2tpv3", "netmap", "nic", "none", "passt",
     "tap", "vde", "vhost-user", "vhost-vdpa", "vmnet-bridged", "vmnet-host", "vmnet-shared",
 )  # fmt: skip
 NICS_OF_LATER = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from vmwire.engine.host import Host
 from vmwire.options.table import table_under
@@ -32,6 +32,30 @@ class Box(Protocol):
         """Return counters as plain data."""
 
 
+@runtime_checkable
+class DescribesItself(Protocol):
+    """A box that ``info network`` says more of than its type (``net=10.0.2.0,restrict=off``)."""
+
+    @property
+    def info(self) -> str: ...
+
+
+@runtime_checkable
+class FiltersReception(Protocol):
+    """A card that can be asked which frames it takes (``query-rx-filter``)."""
+
+    def rx_filter(self) -> dict[str, object]:
+        """Everything that QMP's RxFilterInfo has but the name."""
+
+
+@runtime_checkable
+class Announces(Protocol):
+    """A card whose guest can be asked to announce itself (``announce-self``)."""
+
+    def announce(self) -> bool:
+        """Ask it; False if the guest's driver can't."""
+
+
 class BoxType(Protocol):
     """A class of boxes, each made of one record.
 
@@ -46,8 +70,11 @@ class BoxType(Protocol):
 
 NETDEVS: Mapping[str, str] = {
     "user": "vmwire.netdev.user.netdev:UserNetdev",
+    "tap": "vmwire.netdev.tap:TapNetdev",
+    "bridge": "vmwire.netdev.bridge:BridgeNetdev",
     "hubport": "vmwire.netdev.hubport:HubportNetdev",
     "socket": "vmwire.netdev.socket:SocketNetdev",
+    "stream": "vmwire.netdev.stream:StreamNetdev",
     "null": "vmwire.netdev.null:NullNetdev",
 }
 DEVICES: Mapping[str, str] = {

@@ -7,16 +7,13 @@ import struct
 from collections.abc import Iterator, Sequence
 
 import pytest
+from tests.netdev.sockets import framed
 from tests.wire.boxes import End, frames
 
 from vmwire.engine.loop import Loop
 from vmwire.netdev.framing import BUFFER_BYTES, LONGEST, FrameStream
 from vmwire.wire.frame import Frame
 from vmwire.wire.port import Port
-
-
-def framed(*data: bytes) -> bytes:
-    return b"".join(struct.pack("!I", len(one)) + one for one in data)
 
 
 class Bed:

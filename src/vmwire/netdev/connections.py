@@ -6,8 +6,8 @@ A *source* hands over one connected socket at a time and is told when that has e
 
 * ``Listening`` accepts the next client then; clients that come meanwhile wait in the kernel's
   queue. The listening socket is kept in the fd store, so they also wait while a worker restarts.
-* ``Connecting`` tries again after its interval, if it has one, and so it does when nobody listens
-  yet. A name is resolved anew by each try, in a thread, since name servers may take their time.
+* ``Connecting`` tries again after its interval, if it has one, and so it does while nobody listens
+  yet. A name is resolved anew for each try, in a thread, since name servers may take their time.
 * ``Given`` has had its one.
 """
 
@@ -17,7 +17,8 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from vmwire.engine.clock import Timer
@@ -26,6 +27,7 @@ from vmwire.engine.loop import READ, WRITE
 from vmwire.errors import ConfigError
 from vmwire.netdev import inherited
 from vmwire.netdev.addresses import Place
+from vmwire.netdev.binding import remove_own_file
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ class Listening:
         if self._socket is not None:
             self._rest()
             self._host.store.drop(self._store_name)
-            _remove_file(self._socket)
+            remove_own_file(self._socket)
             self._socket.close()
             self._socket = None
         if self._timer is not None:
@@ -103,33 +105,30 @@ class Listening:
         self._on_connected(connection)
 
 
-def _remove_file(sock: socket.socket) -> None:
-    if sock.family == socket.AF_UNIX:
-        path = sock.getsockname()
-        if isinstance(path, str) and path:
-            try:
-                os.unlink(path)
-            except OSError:  # removed by somebody else, or with its folder
-                pass
-
-
 class Connecting:
     """Connects to what ``find()`` names; tries again every ``interval_s``, or once if that is 0.
 
-    ``find`` may block where ``slow`` is true, and raises ``ConfigError`` for a name that can't be
-    resolved. ``prepare(socket)`` sets the new socket's options.
+    ``find`` gives one place or several, tried in turn, or raises ``ConfigError``; it is asked
+    again in a thread unless it is ``fixed``. ``settings`` are options of the socket.
     """
 
     def __init__(
         self,
-        find: Callable[[], Place],
+        find: Callable[[], Sequence[Place]],
         interval_s: float,
-        prepare: Callable[[socket.socket], None] = lambda sock: None,
+        *,
+        fixed: bool = False,
+        protocol: int = 0,
+        settings: Sequence[tuple[int, int, int]] = (),
     ) -> None:
         self.waiting = "connecting"
         self._find = find
         self._interval_s = interval_s
-        self._prepare = prepare
+        self._fixed = fixed
+        self._protocol = protocol
+        self._settings = settings
+        self._places: Sequence[Place] = ()
+        self._next = 0
         self._socket: socket.socket | None = None
         self._timer: Timer | None = None
         self._said = ""
@@ -137,14 +136,12 @@ class Connecting:
 
     def open(self, host: Host, name: str, on_connected: OnConnected) -> None:
         self._host, self._name, self._on_connected = host, name, on_connected
-        self._begin(self._find())
+        self._found(self._find())
 
     def again(self) -> None:
         if self._interval_s and not self._closed:
             self.waiting = "connecting"
             self._timer = self._host.loop.call_later(self._interval_s, self._try)
-        else:
-            self.waiting = ""
 
     def close(self) -> None:
         self._closed = True
@@ -159,13 +156,44 @@ class Connecting:
             self._socket = None
 
     def _try(self) -> None:
-        self._begin(self._find())
+        if self._fixed:
+            self._found(self._places)
+        else:
+            threading.Thread(target=self._ask, name="vmwire-resolver", daemon=True).start()
 
-    def _begin(self, place: Place) -> None:
-        sock = self._socket = socket.socket(place.family, socket.SOCK_STREAM)
+    def _ask(self) -> None:
+        """In a thread: resolve the name, and go on in the loop."""
+        try:
+            places = self._find()
+        except ConfigError as error:
+            failure = error.message
+            self._post(lambda: self._fail(failure))
+        else:
+            self._post(lambda: self._found(places))
+
+    def _post(self, callback: Callable[[], None]) -> None:
+        try:
+            self._host.loop.post(callback)
+        except OSError:  # the loop has gone meanwhile
+            pass
+
+    def _found(self, places: Sequence[Place]) -> None:
+        if not self._closed:
+            self._places, self._next = places, 0
+            self._begin()
+
+    def _begin(self) -> None:
+        """Connect to the next place."""
+        place = self._places[self._next]
+        try:
+            sock = socket.socket(place.family, socket.SOCK_STREAM, self._protocol)
+        except OSError as error:
+            self._fail(f"can't connect to {place}: {error.strerror}")
+            return
+        self._socket = sock
         sock.setblocking(False)
-        self._place = place
-        self._prepare(sock)
+        for setting in self._settings:
+            sock.setsockopt(*setting)
         result = sock.connect_ex(place.address)
         if result == errno.EINPROGRESS:
             self._host.loop.watch(sock.fileno(), WRITE, self._on_ready)
@@ -181,42 +209,65 @@ class Connecting:
         assert sock is not None
         if result:
             self._drop_socket()
-            self._say(f"can't connect to {self._place}: {os.strerror(result)}")
-            self.again()
+            self._on_refused(os.strerror(result))
             return
         self._host.loop.unwatch(sock.fileno())
         self._socket = None
         self._said = ""
         self._on_connected(sock)
 
-    def _say(self, text: str) -> None:
-        """Log what went wrong, once for each kind of it."""
+    def _on_refused(self, reason: str) -> None:
+        place = self._places[self._next]
+        self._next += 1
+        if self._next < len(self._places):
+            self._begin()
+        else:
+            self._fail(f"Failed to connect to '{place}': {reason}")
+
+    def _fail(self, text: str) -> None:
+        """Log what went wrong, once for each kind of it, and try later."""
+        self.waiting = f"error: {text}"
         if text != self._said:
             self._said = text
             log.warning("%s: %s", self._name, text)
+        if self._interval_s and not self._closed:
+            self.again()
 
 
 class Given:
-    """One connected socket, opened by whoever started us."""
+    """One socket, opened by whoever started us: connected, or listening if that is said."""
 
-    waiting = ""
-
-    def __init__(self, fd: str) -> None:
+    def __init__(self, fd: str, *, listening: bool = False) -> None:
+        self.waiting = ""
         self._fd = fd
+        self._listening = Listening(self._take) if listening else None
 
     def open(self, host: Host, name: str, on_connected: OnConnected) -> None:
+        self._host = host
+        if self._listening is not None:
+            self._listening.open(host, name, on_connected)
+            self.waiting = self._listening.waiting
+            return
         try:
-            sock = inherited.take(host, self._fd)
+            sock = self._take()
         except inherited.LostError:
             log.warning("%s: the connection went with the process that had it", name)
-            return
-        if sock.type != socket.SOCK_STREAM:
-            sock.close()
-            raise ConfigError(f"file descriptor {self._fd} is not a stream socket")
-        on_connected(sock)
+        else:
+            on_connected(sock)
+
+    def _take(self) -> socket.socket:
+        sock = inherited.take(self._host, self._fd)
+        accepts = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if sock.type == socket.SOCK_STREAM and bool(accepts) is (self._listening is not None):
+            return sock
+        sock.close()
+        wanted = "connected" if self._listening is None else "listening"
+        raise ConfigError(f"file descriptor {self._fd} is not a {wanted} stream socket")
 
     def again(self) -> None:
-        """There is no other one."""
+        if self._listening is not None:
+            self._listening.again()
 
     def close(self) -> None:
-        """What was given is owned by whoever it was handed to."""
+        if self._listening is not None:
+            self._listening.close()

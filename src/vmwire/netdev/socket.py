@@ -11,11 +11,14 @@ The bytes are those of ``netdev/framing.py``.
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from dataclasses import dataclass
 
 from vmwire.errors import ConfigError
-from vmwire.netdev.addresses import HOST_PORT, HostPort, Place, resolve
+from vmwire.netdev import inherited
+from vmwire.netdev.addresses import HOST_PORT, HostPort, is_numeric, resolve
+from vmwire.netdev.binding import listen_at
 from vmwire.netdev.connections import Connecting, Given, Listening, Source
 from vmwire.netdev.stream_line import StreamLine
 from vmwire.options.table import option, record
@@ -23,7 +26,6 @@ from vmwire.options.values import IDENTIFIER, STRING
 
 RETRY_S = 1.0
 """How often ``connect=`` tries while nobody listens. (QEMU tries once.)"""
-BACKLOG = 1
 
 
 @record("netdev", "socket", later=("mcast", "udp", "localaddr"))
@@ -41,6 +43,13 @@ class SocketOptions:
         if sum(mode is not None for mode in modes) != 1:
             raise ConfigError("exactly one of listen=, connect=, mcast= or udp= is required")
 
+    def claim(self) -> tuple[SocketOptions, dict[str, int]]:
+        """The same with descriptors named, for a network in another process (``inherited``)."""
+        if self.fd is None:
+            return self, {}
+        name, fd = inherited.claimed(self.fd, self.id)
+        return dataclasses.replace(self, fd=name), {name: fd}
+
     def source(self) -> Source:
         """Where its connections come from."""
         if self.fd is not None:
@@ -50,25 +59,9 @@ class SocketOptions:
             return Listening(lambda: listen_at(where))
         assert self.connect is not None
         there = self.connect
-        return Connecting(lambda: resolve(there, socket.SOCK_STREAM), RETRY_S)
-
-
-def listen_at(where: HostPort) -> socket.socket:
-    """A listening socket; ``ConfigError`` if that can't be."""
-    place = resolve(where, socket.SOCK_STREAM, passive=True)
-    sock = socket.socket(place.family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(place.address)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise _cant_bind(place, error) from None
-    return sock
-
-
-def _cant_bind(place: Place, error: OSError) -> ConfigError:
-    return ConfigError(f"can't bind ip={place.address[0]} to socket: {error.strerror}")
+        return Connecting(
+            lambda: [resolve(there, socket.SOCK_STREAM)], RETRY_S, fixed=is_numeric(there.host)
+        )
 
 
 class SocketNetdev(StreamLine):

@@ -35,8 +35,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vmwire.errors import ConfigError
-from vmwire.options.syntax import Item, JsonOptions, OptionList, parse
-from vmwire.options.values import ParsedType, ValueType, Where
+from vmwire.options.syntax import Item, JsonOptions, OptionList, nest, parse
+from vmwire.options.values import ValueType, Where
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -98,13 +98,26 @@ KINDS = {
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
-class _Entry:
+class Entry:
     """One option as a table keeps it."""
 
     field: str
     option: Option
     where: Where
     default: Any
+
+
+def entries_of(record_type: type[DataclassInstance], device: str | None) -> dict[str, Entry]:
+    """The options among a class's fields, by key, in their order."""
+    entries = {}
+    for field in dataclasses.fields(record_type):
+        if _METADATA in field.metadata:
+            option: Option = field.metadata[_METADATA]
+            key = option.key or (field.name if device else field.name.replace("_", "-"))
+            where = Where(key, (option.owner or device) if device else None)
+            default = [] if option.repeated else field.default
+            entries[key] = Entry(field.name, option, where, default)
+    return entries
 
 
 class Table(Generic[T]):
@@ -116,20 +129,10 @@ class Table(Generic[T]):
         self.record_type = record_type
         self.aliases: tuple[str, ...] = ()
         self.later: frozenset[str] = frozenset()
+        self.nested = False
         self.bus = ""
         self.description = ""
-        self.entries: dict[str, _Entry] = {}
-        for field in dataclasses.fields(record_type):
-            if _METADATA in field.metadata:
-                self._add(field)
-
-    def _add(self, field: dataclasses.Field[Any]) -> None:
-        option: Option = field.metadata[_METADATA]
-        spelt = field.name if self.kind.is_device else field.name.replace("_", "-")
-        key = option.key or spelt
-        device = (option.owner or self.name) if self.kind.is_device else None
-        default = [] if option.repeated else field.default
-        self.entries[key] = _Entry(field.name, option, Where(key, device), default)
+        self.entries = entries_of(record_type, name if kind.is_device else None)
 
     # --- reading
 
@@ -144,10 +147,23 @@ class Table(Generic[T]):
         unknown = [key for key in unknown if key != self.kind.selector]
         if unknown and self.kind.is_device:
             raise self._unknown(unknown[0], options)
+        if self.nested and isinstance(options, OptionList):
+            return self._from_nested(nest(options))
         read = _read_json if isinstance(options, JsonOptions) else _read_list
         shapes = {key: read(entry, options) for key, entry in self._given(options)}
         if unknown:
             raise self._unknown(unknown[0], options)
+        return self._build(shapes)
+
+    def _from_nested(self, values: dict[str, Any]) -> T:
+        """The record of texts by dotted keys."""
+        shapes = {
+            key: entry.option.type.read(entry.where, values[key])
+            for key, entry in self._given(values)
+        }
+        for key in values:
+            if key not in self.entries and key != self.kind.selector:
+                raise ConfigError(f"Parameter '{key}' is unexpected")
         return self._build(shapes)
 
     def from_kwargs(self, **values: Any) -> T:
@@ -166,7 +182,7 @@ class Table(Generic[T]):
                 {key: _read_python(entry, given[key]) for key, entry in self._given(given)}
             )
 
-    def _given(self, keys: Any) -> Iterator[tuple[str, _Entry]]:
+    def _given(self, keys: Any) -> Iterator[tuple[str, Entry]]:
         """The options that were given, in the table's order; one that has to be, must."""
         for key, entry in self.entries.items():
             if key in keys:
@@ -208,7 +224,8 @@ class Table(Generic[T]):
             if value == entry.default or (for_qemu and entry.option.ours):
                 continue
             for one in value if entry.option.repeated else [value]:
-                options.add(key, entry.option.type.show(one))
+                for name, text in entry.option.type.items(key, one):
+                    options.add(name, text)
         return options
 
     def to_text(self, record: T) -> str:
@@ -221,7 +238,8 @@ class Table(Generic[T]):
         """What ``NAME,help`` prints, in QEMU's layout."""
         shown = {k: entry for k, entry in self.entries.items() if not entry.option.hidden}
         keys = sorted(shown) if self.kind.is_device else list(shown)
-        return "\n".join([f"{self.name} options:", *(_help_line(k, shown[k]) for k in keys)])
+        lines = [line for key in keys for line in help_lines(key, shown[key])]
+        return "\n".join([f"{self.name} options:", *lines])
 
     def list_line(self) -> str:
         """The type's line in ``help``."""
@@ -232,7 +250,7 @@ class Table(Generic[T]):
         return f'name "{self.name}", bus {self.bus}{alias}{about}'
 
 
-def _read_list(entry: _Entry, options: Any) -> Any:
+def _read_list(entry: Entry, options: Any) -> Any:
     read = entry.option.type.read
     texts = options.get_all(entry.where.key)
     if entry.option.repeated:
@@ -241,7 +259,7 @@ def _read_list(entry: _Entry, options: Any) -> Any:
     return read(entry.where, texts[0] if entry.where.key == "id" else texts[-1])
 
 
-def _read_json(entry: _Entry, options: Any) -> Any:
+def _read_json(entry: Entry, options: Any) -> Any:
     read = entry.option.type.read_json
     value = options.get(entry.where.key)
     if not entry.option.repeated:
@@ -268,23 +286,24 @@ def _only_str(path: str, value: Any) -> Any:
     return value["str"]
 
 
-def _read_python(entry: _Entry, value: Any) -> Any:
+def _read_python(entry: Entry, value: Any) -> Any:
+    read = entry.option.type.read_python
     if entry.option.repeated:
         several = value if isinstance(value, list | tuple) else [value]
-        return [_read_one(entry, one) for one in several]
-    return _read_one(entry, value)
+        return [read(entry.where, one) for one in several]
+    return read(entry.where, value)
 
 
-def _read_one(entry: _Entry, value: Any) -> Any:
-    type = entry.option.type
-    if isinstance(value, str):
-        return type.read(entry.where, value)
-    if isinstance(type, ParsedType) and isinstance(value, type.result):
-        return value
-    return type.read_json(entry.where, value)
+def help_lines(key: str, entry: Entry) -> list[str]:
+    """An option's lines in help; an object's members have one each."""
+    members = entry.option.type.members()
+    if not members:
+        return [_help_line(key, entry)]
+    lines = [help_lines(f"{key}.{name}", member) for name, member in members]
+    return [line for one in lines for line in one]
 
 
-def _help_line(key: str, entry: _Entry) -> str:
+def _help_line(key: str, entry: Entry) -> str:
     type = entry.option.type
     start = f"  {key}=<{type.name}>"
     words = entry.option.help or type.syntax
@@ -317,6 +336,7 @@ def record(
     *,
     aliases: tuple[str, ...] = (),
     later: tuple[str, ...] = (),
+    nested: bool = False,
     bus: str = "",
     description: str = "",
 ) -> Callable[[type[T]], type[T]]:
@@ -324,12 +344,13 @@ def record(
 
     ``aliases`` are other names of the same type, ``later`` the keys of QEMU's that vmwire doesn't
     serve yet, ``bus`` what a device plugs into, ``description`` what the list of devices says.
+    ``nested``: dotted keys are members of objects, which QEMU reads by rules of their own.
     """
 
     def register(record_type: type[T]) -> type[T]:
         table = Table(KINDS[kind], name, record_type)
         table.aliases, table.later = aliases, frozenset(later)
-        table.bus, table.description = bus, description
+        table.bus, table.description, table.nested = bus, description, nested
         if name in _tables[kind] or not table.later.isdisjoint(table.entries):
             raise ValueError(f"{kind} {name} is declared twice")
         _tables[kind][name] = table

@@ -156,9 +156,21 @@ class ValueType:
             raise ConfigError(f"Invalid parameter type for '{where.key}', expected: {self.json}")
         return value
 
+    def read_python(self, where: Where, value: Any) -> Any:
+        """The shape of a value that Python code gives: a text, or what JSON has."""
+        return self.read(where, value) if isinstance(value, str) else self.read_json(where, value)
+
     def make(self, where: Where, shape: Any) -> Any:
         """The meaning of a value whose shape is right."""
         return shape
+
+    def items(self, key: str, value: Any) -> list[tuple[str, str]]:
+        """The keys and texts that give this value to the option ``key``."""
+        return [(key, self.show(value))]
+
+    def members(self) -> list[tuple[str, Any]]:
+        """For help: the options that a value consists of (`table.Entry`), if it does."""
+        return []
 
     def show(self, value: Any) -> str:
         """The value as QEMU writes it (and reads it)."""
@@ -254,6 +266,11 @@ class ParsedType(ValueType):
     result: type = object
     parse: Callable[[str], Any] = str
     written: Callable[[Any], str] = str
+
+    def read_python(self, where: Where, value: Any) -> Any:
+        return (
+            value if isinstance(value, self.result) else ValueType.read_python(self, where, value)
+        )
 
     def make(self, where: Where, shape: Any) -> Any:
         if not isinstance(shape, str):
