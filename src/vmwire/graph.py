@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import count
+from typing import Any, Literal
 
 from vmwire.registry import Box
 from vmwire.wire.port import Port
@@ -33,7 +34,18 @@ class Member:
     id: str
     type: str
     box: Box
+    options: Any = None
+    """The record that it was made of."""
     filters: list[Filter] = field(default_factory=list)
+    number: int = field(default_factory=count().__next__)
+    """What was made later has a higher one."""
+    anonymous: bool = False
+    """Whether its id was made up for it."""
+
+    @property
+    def mac(self) -> bytes | None:
+        """The address that a card was given."""
+        return getattr(self.options, "mac", None)
 
     @property
     def outward(self) -> Port:
