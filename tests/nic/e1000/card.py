@@ -1,20 +1,41 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""One card of the family on the bench, with its driver: what the scenarios run on."""
+"""One Intel card on the bench, with its driver: what the scenarios run on.
+
+A *kind* is a card and the way in which it is driven: the 82574L is driven with its own receive
+descriptors too. What is common to all cards is in this folder's scenarios, and runs with each.
+"""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import pytest
+
 from tests.wire.packets import V4, V6, ethernet, ipv4, ipv6, pseudo, slow_sum, tcp, udp
+from vmwire.bench.cards import Nic
 from vmwire.bench.e1000 import E1000Driver
-from vmwire.bench.machine import Bench, Nic
+from vmwire.bench.e1000e import EXTENDED, E1000eDriver
+from vmwire.bench.machine import Bench
+from vmwire.nic.pci_cards import FAMILIES
+
+Driver = E1000Driver | E1000eDriver
 
 FAMILY = ("e1000", "e1000-82544gc", "e1000-82545em")
-DEVICE_IDS = {"e1000": 0x100E, "e1000-82544gc": 0x100C, "e1000-82545em": 0x100F}
+DEVICE_IDS = {"e1000": 0x100E, "e1000-82544gc": 0x100C, "e1000-82545em": 0x100F, "e1000e": 0x10D3}
+KINDS: dict[str, tuple[str, Callable[..., Driver]]] = {
+    **{name: (name, E1000Driver) for name in FAMILY},
+    "e1000e": ("e1000e", E1000eDriver),
+    "e1000e extended": ("e1000e", partial(E1000eDriver, layout=EXTENDED)),
+}
+CARDS = tuple(name for name in DEVICE_IDS if name in FAMILIES)
+ONLY_8254X = pytest.mark.parametrize("card", FAMILY, indirect=True)
+LEGACY_DESCRIPTORS = pytest.mark.parametrize("card", CARDS, indirect=True)
+"""For scenarios that read or write receive descriptors themselves."""
 MAC = bytes.fromhex("525400123456")
 PEER = bytes.fromhex("525500020202")
 BROADCAST = b"\xff" * 6
@@ -24,17 +45,17 @@ GROUP = bytes.fromhex("01005e000001")
 class Card:
     """``pc``, ``nic`` and a started ``driver``."""
 
-    def __init__(self, pc: Bench, model: str, **properties: Any) -> None:
+    def __init__(self, pc: Bench, kind: str, **properties: Any) -> None:
         self.pc = pc
-        self.model = model
-        self.nic: Nic = pc.plug(model, id="nic0", mac=MAC, addr=4, **properties)
-        self.driver = E1000Driver(pc, 4)
+        self.model, self._make_driver = KINDS[kind]
+        self.nic: Nic = pc.plug(self.model, id="nic0", mac=MAC, addr=4, **properties)
+        self.driver = self._make_driver(pc, 4)
 
-    def start(self, **options: Any) -> E1000Driver:
+    def start(self, **options: Any) -> Driver:
         """Bring the card up, with another ring or buffer size perhaps."""
         ring = options.pop("ring", 64)
         buffer_size = options.pop("buffer_size", 2048)
-        self.driver = E1000Driver(self.pc, 4, ring=ring, buffer_size=buffer_size)
+        self.driver = self._make_driver(self.pc, 4, ring=ring, buffer_size=buffer_size)
         return self.driver.start(**options)
 
     def take(self) -> list[bytes]:
@@ -43,9 +64,9 @@ class Card:
 
 
 @contextmanager
-def card_on_bench(model: str, **properties: Any) -> Iterator[Card]:
+def card_on_bench(kind: str, **properties: Any) -> Iterator[Card]:
     with Bench(32 << 20) as pc:
-        yield Card(pc, model, **properties)
+        yield Card(pc, kind, **properties)
 
 
 def frame_to(destination: bytes, length: int = 60, kind: int = 0x88B5, seed: int = 0) -> bytes:

@@ -6,18 +6,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.nic.e1000.card import FAMILY, Card, card_on_bench
-from vmwire.bench.e1000 import E1000Driver
+from tests.nic.e1000.card import KINDS, Card, Driver, card_on_bench
+from vmwire.nic.pci_cards import FAMILIES
+
+HERE = [kind for kind, (model, _) in KINDS.items() if model in FAMILIES]
 
 
-@pytest.fixture(params=FAMILY)
+@pytest.fixture(params=HERE)
 def card(request: pytest.FixtureRequest) -> Iterator[Card]:
-    """Each member of the family in turn, plugged in and nothing more."""
+    """Each kind of card in turn, plugged in and nothing more."""
     with card_on_bench(request.param) as card:
         yield card
 
 
 @pytest.fixture
-def driver(card: Card) -> E1000Driver:
+def driver(card: Card) -> Driver:
     """A started driver of it."""
     return card.start()

@@ -1,12 +1,14 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""Random accesses to the e1000 family: registers, descriptors, DMA targets, frames, the clock.
+"""Random accesses to Intel's cards: registers, descriptors, DMA targets, frames, the clock.
 
-    python -m tests.nic.e1000.fuzz [--seed N] [--seconds S]     (without --seconds: without end)
+    python -m tests.nic.e1000.fuzz [CARD] [--seed N] [--seconds S]
+
+Without a card the cards take turns, without --seconds it goes on without end.
 
 A run is a row of *episodes*; each has a seed of its own and a fresh card, so that its recorded
 script is short and complete. An episode fails when an exception leaves the card, or when a step
-takes longer than ``MOST_SECONDS``; the script is then written beside (``e1000-SEED.txt``), and
+takes longer than ``MOST_SECONDS``; the script is then written beside (``CARD-SEED.txt``), and
 ``python -m vmwire.bench.script FILE`` repeats it. Over all episodes memory must not grow.
 """
 
@@ -22,14 +24,16 @@ from pathlib import Path
 from random import Random
 from types import FrameType
 
-from tests.nic.e1000.card import packet
+from tests.nic.e1000.card import CARDS, packet
 from vmwire.bench import e1000_spec as spec
+from vmwire.bench import e1000e_spec as spec_82574
+from vmwire.bench.cards import Nic
 from vmwire.bench.e1000 import Context, E1000Driver
-from vmwire.bench.machine import Bench, Nic
+from vmwire.bench.e1000e import EXTENDED, LEGACY, SPLIT, E1000eDriver
+from vmwire.bench.machine import Bench
 from vmwire.bench.pci import Allocator
 from vmwire.wire.frame import Frame, Offload
 
-FAMILY = ("e1000", "e1000-82544gc", "e1000-82545em")
 RAM = 4 << 20
 RINGS = (0x10_0000, 0x11_0000)
 BUFFERS = 0x20_0000
@@ -45,6 +49,19 @@ HOT = (
     spec.TDLEN, spec.TDH, spec.TDT, spec.TIDV, spec.TXDCTL, spec.TADV, spec.RXCSUM, spec.MTA,
     spec.RAL, spec.RAH, spec.VFTA, spec.WUC, 0x0004, 0x5B50,
 )  # fmt: skip
+HOT_82574 = (
+    spec_82574.EIAC, spec_82574.IAM, spec_82574.IVAR, *range(spec_82574.EITR, 0xFC, 4),
+    spec_82574.EEWR, spec_82574.EXTCNF_CTRL, spec_82574.PSRCTL, spec_82574.RFCTL,
+    spec_82574.MRQC, spec_82574.SWSM, spec_82574.FWSM, spec_82574.RETA, spec_82574.RSSRK,
+    spec_82574.TSYNCTXCTL, spec_82574.TSYNCRXCTL, spec_82574.SYSTIML, spec_82574.TIMINCA,
+    spec_82574.TIMADJL, spec_82574.TIMADJH, spec_82574.RXMTRL, spec_82574.TXSTMPL,
+    spec_82574.RXSTMPL, spec_82574.RXSTMPH, spec_82574.TARC,
+    *(register + 0x100 for register in (
+        spec.RDBAL, spec.RDLEN, spec.RDH, spec.RDT, spec.TDBAL, spec.TDLEN, spec.TDH, spec.TDT,
+        spec.RXDCTL, spec.TXDCTL, spec_82574.TARC,
+    )),
+)  # fmt: skip
+"""What the 82574L has besides."""
 EDGES = (0, 1, 2, 7, 8, 0x7F, 0x80, 0xFF, 0x100, 0xFFF, 0xFFFF, 0x1_0000, 0xFFFFF, 0x7FFFFFFF,
          0x80000000, 0xFFFFFFF0, 0xFFFFFFFF)  # fmt: skip
 LENGTHS = (0, 1, 13, 14, 15, 59, 60, 61, 1514, 1518, 1519, 1522, 2044, 2048, 4096, 9014, 16_380,
@@ -58,13 +75,21 @@ class TooSlow(Exception):
 class Episode:
     """One card and what is done to it."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, card: str | None = None) -> None:
         self.random = Random(seed)
         self.pc = Bench(RAM, seed=seed)
         self.script = self.pc.record()
-        model = FAMILY[seed % len(FAMILY)]
-        self.nic: Nic = self.pc.plug(model, addr=4)
-        self.driver = E1000Driver(self.pc, 4, ring=8, room=Allocator(BUFFERS))
+        self.card = card or CARDS[seed % len(CARDS)]
+        self.nic: Nic = self.pc.plug(self.card, addr=4)
+        room = Allocator(BUFFERS)
+        self.driver: E1000Driver | E1000eDriver
+        self.hot: tuple[int, ...] = HOT
+        if self.card == "e1000e":
+            self.layout = self.random.choice((LEGACY, EXTENDED, SPLIT))
+            self.driver = E1000eDriver(self.pc, 4, ring=8, room=room, layout=self.layout)
+            self.hot += HOT_82574
+        else:
+            self.driver = E1000Driver(self.pc, 4, ring=8, room=room)
         self.base = self.driver.base
         self.steps: tuple[Callable[[], None], ...] = (
             self.hot_register, self.hot_register, self.any_register, self.odd_access, self.ports,
@@ -72,6 +97,8 @@ class Episode:
             self.wire, self.clock, self.clock, self.config, self.rings, self.tso, self.phy,
             self.memory,
         )  # fmt: skip
+        if isinstance(self.driver, E1000eDriver):
+            self.steps += (self.queues, self.queues, self.messages, self.stamps)
         self.count = 0
 
     def close(self) -> None:
@@ -129,7 +156,7 @@ class Episode:
     # --- steps
 
     def hot_register(self) -> None:
-        register = self.random.choice(HOT)
+        register = self.random.choice(self.hot)
         if self.random.random() < 0.3:
             self.driver.read(register)
         else:
@@ -265,6 +292,53 @@ class Episode:
         self.driver.write(spec.TDH, 0)
         self.driver.write(spec.TDT, 3)
 
+    # --- what the 82574L has besides
+
+    def queues(self) -> None:
+        """The second queue, RSS and the layouts of descriptors, mostly such as make sense."""
+        write, pick, bits = self.driver.write, self.random.choice, self.random.getrandbits
+        stride = pick((0, spec_82574.QUEUE_STRIDE))
+        for base, ring in zip((spec.RDBAL, spec.TDBAL), RINGS, strict=True):
+            write(base + stride, ring)
+            write(base + stride + 8, pick((128, 256, 4096, 0)))
+            write(base + stride + 16, pick((0, 0, 1, 7)))
+            write(base + stride + 24, pick((0, 4, 7, 8, self.value())))
+        write(spec_82574.MRQC, pick((0, 1, 1, bits(2))) | bits(5) << 16)
+        for table in (spec_82574.RETA, spec_82574.RSSRK):
+            write(table + 4 * bits(3), pick((0, 0x80808080, 0x80008000, bits(32))))
+        write(spec_82574.RFCTL, pick((0, spec_82574.RFCTL_EXTENDED, bits(16))))
+        write(spec_82574.PSRCTL, pick((0, 0x0004_0402, 0x0101_0101, bits(32))))
+        split = pick((0, spec_82574.RCTL_SPLIT))
+        write(spec.RCTL, spec.RCTL_EN | spec.RCTL_UPE | split | pick((0, bits(28))))
+        write(spec.RXCSUM, bits(14))
+
+    def messages(self) -> None:
+        """MSI-X: its table, its switch, who interrupts by which vector."""
+        pick, bits, driver = self.random.choice, self.random.getrandbits, self.driver
+        assert isinstance(driver, E1000eDriver)
+        if pick((True, False)):
+            driver.enable_msix()
+        else:
+            table = driver.pci.bars[3].address
+            self.pc.write(table + bits(14), self.random.randbytes(pick((1, 4, 8))))
+        driver.write(spec_82574.IVAR, pick((bits(32), 0x0009_8080, 0xFFFF_FFFF)))
+        driver.write(spec_82574.EIAC, bits(5) << 20)
+        driver.write(spec.CTRL_EXT, bits(32))
+        driver.write(spec_82574.EITR + 4 * (bits(3) % 5), self.value())
+        driver.write(spec.IMS, bits(25))
+        driver.write(spec.ICS, bits(25))
+
+    def stamps(self) -> None:
+        """The clock and what it stamps."""
+        driver = self.driver
+        assert isinstance(driver, E1000eDriver)
+        driver.write(spec_82574.TIMINCA, self.random.choice((0x0100_0000 | 40 << 18, self.value())))
+        driver.write(spec_82574.TSYNCRXCTL, self.random.getrandbits(5))
+        driver.write(spec_82574.TSYNCTXCTL, self.random.getrandbits(5))
+        driver.clock()
+        driver.rx_stamp()
+        driver.tx_stamp()
+
     def phy(self) -> None:
         random = self.random
         operation = random.choice((spec.MDIC_READ, spec.MDIC_WRITE, 0, 3 << 26))
@@ -299,13 +373,13 @@ def limited() -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, previous)
 
 
-def run_episode(seed: int, folder: Path) -> int:
+def run_episode(seed: int, folder: Path, card: str | None = None) -> int:
     """Run one; on a failure write its script into ``folder`` and raise. Returns its steps."""
-    episode = Episode(seed)
+    episode = Episode(seed, card)
     try:
         episode.run()
     except BaseException:
-        path = folder / f"e1000-{seed}.txt"
+        path = folder / f"{episode.card}-{seed}.txt"
         episode.script.save(path)
         print(f"seed {seed} failed in step {episode.count}: {path}")
         raise
@@ -321,13 +395,14 @@ def resident_kib() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("card", nargs="?", choices=CARDS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--folder", type=Path, default=Path.cwd())
     options = parser.parse_args()
     begin, seed, steps, warm = time.monotonic(), options.seed, 0, 0
     while options.seconds is None or time.monotonic() < begin + options.seconds:
-        steps += run_episode(seed, options.folder)
+        steps += run_episode(seed, options.folder, options.card)
         seed += 1
         done = seed - options.seed
         if done == 100:

@@ -8,17 +8,26 @@ import struct
 
 import pytest
 
-from tests.nic.e1000.card import MAC, PEER, Card, frame_from, frame_to
+from tests.nic.e1000.card import (
+    LEGACY_DESCRIPTORS,
+    MAC,
+    ONLY_8254X,
+    PEER,
+    Card,
+    Driver,
+    frame_from,
+    frame_to,
+)
 from tests.wire.packets import slow_sum
 from vmwire.bench import e1000_spec as spec
-from vmwire.bench.e1000 import Context, E1000Driver
+from vmwire.bench.e1000 import Context
 
 # --- the rings' ends
 
 
 @pytest.mark.parametrize("start", [0, 50, 63])
 def test_descriptors_are_reported_done_over_the_rings_end(
-    card: Card, driver: E1000Driver, start: int
+    card: Card, driver: Driver, start: int
 ) -> None:
     for _ in range(start):
         driver.send(frame_from())
@@ -33,9 +42,7 @@ def test_descriptors_are_reported_done_over_the_rings_end(
 
 
 @pytest.mark.parametrize("start", [0, 50, 63])
-def test_frames_are_delivered_over_the_rings_end(
-    card: Card, driver: E1000Driver, start: int
-) -> None:
+def test_frames_are_delivered_over_the_rings_end(card: Card, driver: Driver, start: int) -> None:
     driver.start_receive(spec.RCTL_SECRC)
     for _ in range(start):
         card.nic.wire.send(frame_to(MAC))
@@ -50,7 +57,7 @@ def test_frames_are_delivered_over_the_rings_end(
 # --- checksums in unusual places
 
 
-def test_a_checksum_in_front_of_what_it_covers_is_right(card: Card, driver: E1000Driver) -> None:
+def test_a_checksum_in_front_of_what_it_covers_is_right(card: Card, driver: Driver) -> None:
     frame = bytearray(frame_from(101))
     frame[20:22] = b"\0\0"
     driver.send_extended(bytes(frame), Context(start=30, offset=20), options=spec.POPTS_TXSM)
@@ -59,7 +66,7 @@ def test_a_checksum_in_front_of_what_it_covers_is_right(card: Card, driver: E100
     assert sent[22:] == bytes(frame[22:])
 
 
-def test_the_ip_checksum_covers_what_the_context_says(card: Card, driver: E1000Driver) -> None:
+def test_the_ip_checksum_covers_what_the_context_says(card: Card, driver: Driver) -> None:
     frame = bytearray(frame_from(100))
     frame[26:28] = b"\0\0"
     driver.send_extended(
@@ -83,7 +90,7 @@ RECEIVE_FLOW_CONTROL = 1 << 27
 
 @pytest.mark.parametrize(("quanta", "counter"), [(0, "XONRXC"), (0xFFFF, "XOFFRXC")])
 def test_pause_frames_are_counted_and_kept(
-    card: Card, driver: E1000Driver, quanta: int, counter: str
+    card: Card, driver: Driver, quanta: int, counter: str
 ) -> None:
     driver.write(spec.CTRL, driver.read(spec.CTRL) | RECEIVE_FLOW_CONTROL)
     driver.start_receive(spec.RCTL_MPE)
@@ -93,7 +100,7 @@ def test_pause_frames_are_counted_and_kept(
     assert driver.statistics()[counter] == 1
 
 
-def test_pause_frames_nobody_asked_for_are_unsupported(card: Card, driver: E1000Driver) -> None:
+def test_pause_frames_nobody_asked_for_are_unsupported(card: Card, driver: Driver) -> None:
     driver.statistics()
     card.nic.wire.send(pause(5))
     assert driver.statistics()["FCRUC"] == 1
@@ -107,7 +114,7 @@ def test_pause_frames_nobody_asked_for_are_unsupported(card: Card, driver: E1000
     (spec.RCTL_PMCF, False),
 ])  # fmt: skip
 def test_pause_frames_pass_where_the_driver_wants_them(
-    card: Card, driver: E1000Driver, bits: int, arrives: bool
+    card: Card, driver: Driver, bits: int, arrives: bool
 ) -> None:
     driver.start_receive(bits)
     card.nic.wire.send(pause(5))
@@ -116,7 +123,7 @@ def test_pause_frames_pass_where_the_driver_wants_them(
 
 @pytest.mark.parametrize("frame", [pause(5, opcode=2), pause(5, to="01005e000001")])
 def test_other_mac_control_frames_pass_only_with_pmcf(
-    card: Card, driver: E1000Driver, frame: bytes
+    card: Card, driver: Driver, frame: bytes
 ) -> None:
     driver.start_receive(spec.RCTL_MPE)
     card.nic.wire.send(frame)
@@ -129,6 +136,7 @@ def test_other_mac_control_frames_pass_only_with_pmcf(
 # --- EEPROM
 
 
+@ONLY_8254X
 def test_a_serial_read_goes_on_into_the_next_words(card: Card) -> None:
     driver = card.driver
     words = [driver.eeprom_read(word) for word in range(64)]
@@ -140,6 +148,7 @@ def test_a_serial_read_goes_on_into_the_next_words(card: Card) -> None:
     assert found == [words[62], words[63], words[0], words[1]]
 
 
+@ONLY_8254X
 def test_writing_needs_the_enable_command(card: Card) -> None:
     driver = card.driver
     before = driver.eeprom_read(0x20)
@@ -159,6 +168,7 @@ def test_writing_needs_the_enable_command(card: Card) -> None:
     assert driver.eeprom_read(0x20) == 0x1234
 
 
+@ONLY_8254X
 def test_a_command_that_is_cut_short_does_nothing(card: Card) -> None:
     driver = card.driver
     driver.eeprom_write_serially(0x20, 0x1234)
@@ -176,15 +186,13 @@ def test_a_command_that_is_cut_short_does_nothing(card: Card) -> None:
 # --- PHY, link, widths
 
 
-def test_writing_the_phys_control_anew_leaves_the_link_alone(
-    card: Card, driver: E1000Driver
-) -> None:
+def test_writing_the_phys_control_anew_leaves_the_link_alone(card: Card, driver: Driver) -> None:
     driver.phy_write(spec.PHY_CONTROL, driver.phy_read(spec.PHY_CONTROL))
     assert driver.read(spec.STATUS) & spec.STATUS_LU
     assert not driver.read(spec.ICR) & spec.ICR_LSC
 
 
-def test_mdic_is_silent_where_no_interrupt_is_asked_for(card: Card, driver: E1000Driver) -> None:
+def test_mdic_is_silent_where_no_interrupt_is_asked_for(card: Card, driver: Driver) -> None:
     driver.read(spec.ICR)
     driver.phy_read(spec.PHY_ID1)
     driver.write(spec.MDIC, spec.MDIC_READ | 7 << 21 | spec.MDIC_INTERRUPT)
@@ -194,7 +202,7 @@ def test_mdic_is_silent_where_no_interrupt_is_asked_for(card: Card, driver: E100
 @pytest.mark.parametrize("speed", [0, 1, 2])
 @pytest.mark.parametrize("full", [False, True])
 def test_forced_speed_and_duplex_show_in_status(
-    card: Card, driver: E1000Driver, speed: int, full: bool
+    card: Card, driver: Driver, speed: int, full: bool
 ) -> None:
     driver.write(spec.CTRL, spec.CTRL_SLU | 1 << 11 | 1 << 12 | speed << 8 | full)
     status = driver.read(spec.STATUS)
@@ -202,7 +210,7 @@ def test_forced_speed_and_duplex_show_in_status(
     assert bool(status & spec.STATUS_FD) is full
 
 
-def test_slu_off_shows_no_link(card: Card, driver: E1000Driver) -> None:
+def test_slu_off_shows_no_link(card: Card, driver: Driver) -> None:
     driver.write(spec.CTRL, driver.read(spec.CTRL) & ~spec.CTRL_SLU)
     assert not driver.read(spec.STATUS) & spec.STATUS_LU
     card.nic.wire.send(frame_to(MAC))
@@ -231,6 +239,7 @@ def test_the_io_window_reaches_no_further_than_the_registers(card: Card, registe
     assert card.driver.read(spec.VET) == 0x8100
 
 
+@LEGACY_DESCRIPTORS
 def test_of_a_chain_only_the_last_descriptor_says_more_than_done(card: Card) -> None:
     driver = card.start(buffer_size=256, receive=spec.RCTL_SECRC)
     driver.write(spec.RXCSUM, 14)

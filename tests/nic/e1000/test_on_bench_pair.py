@@ -8,20 +8,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.nic.e1000.card import FAMILY, MAC
+from tests.nic.e1000.card import CARDS, KINDS, MAC, Driver
 from tests.nic.e1000.test_on_bench_transmit import OPTIONS, tso
 from tests.wire.packets import transport_checks
 from vmwire.bench import e1000_spec as spec
-from vmwire.bench.e1000 import E1000Driver
 from vmwire.bench.machine import Bench
 
 OTHER = bytes.fromhex("525400123457")
 RECEIVE = spec.RCTL_BAM | spec.RCTL_SECRC
 
-Pair = tuple[E1000Driver, E1000Driver]
+Pair = tuple[Driver, Driver]
 
 
-@pytest.fixture(params=zip(FAMILY, reversed(FAMILY), strict=True), ids="-".join)
+@pytest.fixture(params=zip(CARDS, reversed(CARDS), strict=True), ids="-".join)
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     with Bench() as pc:
         near = pc.plug(request.param[0], mac=MAC, addr=4)
@@ -29,7 +28,11 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
         for nic in (near, far):
             nic.wire.port.disconnect()
         near.function.port.connect(far.function.port)
-        yield tuple(E1000Driver(pc, slot, ring=128).start(receive=RECEIVE) for slot in (4, 5))  # type: ignore[misc]
+        one, other = (
+            KINDS[name][1](pc, slot, ring=128).start(receive=RECEIVE)
+            for name, slot in zip(request.param, (4, 5), strict=True)
+        )
+        yield one, other
 
 
 def to(destination: bytes, source: bytes, number: int, length: int = 100) -> bytes:

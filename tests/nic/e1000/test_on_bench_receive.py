@@ -9,25 +9,22 @@ import zlib
 
 import pytest
 
-from tests.nic.e1000.card import BROADCAST, GROUP, MAC, Card, frame_to, packet
+from tests.nic.e1000.card import BROADCAST, GROUP, MAC, Card, Driver, frame_to, packet
 from tests.wire.packets import slow_sum, superframe_tcp4, superframe_tcp6, transport_checks
 from vmwire.bench import e1000_spec as spec
-from vmwire.bench.e1000 import E1000Driver
 from vmwire.wire.frame import Frame
 
 STRIP = spec.RCTL_BAM | spec.RCTL_SECRC
 
 
-def datas(driver: E1000Driver) -> list[bytes]:
+def datas(driver: Driver) -> list[bytes]:
     return [frame.data for frame in driver.receive()]
 
 
 # --- into the ring
 
 
-def test_a_frame_arrives_with_its_fcs_unless_that_is_stripped(
-    card: Card, driver: E1000Driver
-) -> None:
+def test_a_frame_arrives_with_its_fcs_unless_that_is_stripped(card: Card, driver: Driver) -> None:
     frame = frame_to(MAC, 100)
     card.nic.wire.send(frame)
     (got,) = driver.receive()
@@ -40,7 +37,7 @@ def test_a_frame_arrives_with_its_fcs_unless_that_is_stripped(
 
 
 @pytest.mark.parametrize("length", [14, 15, 42, 59, 60, 61])
-def test_short_frames_are_padded_with_zeros(card: Card, driver: E1000Driver, length: int) -> None:
+def test_short_frames_are_padded_with_zeros(card: Card, driver: Driver, length: int) -> None:
     driver.start_receive(STRIP)
     card.nic.wire.send(frame_to(MAC, length))
     assert datas(driver) == [frame_to(MAC, length).ljust(60, b"\0")]
@@ -87,14 +84,14 @@ def test_frames_that_find_no_buffer_come_when_there_are_some(card: Card) -> None
     assert driver.read(spec.STATISTICS["RNBC"]) > 0
 
 
-def test_nothing_arrives_while_reception_is_off(card: Card, driver: E1000Driver) -> None:
+def test_nothing_arrives_while_reception_is_off(card: Card, driver: Driver) -> None:
     driver.write(spec.RCTL, 0)
     card.nic.wire.send(frame_to(MAC))
     driver.write(spec.RCTL, spec.RCTL_EN | spec.RCTL_BAM)
     assert driver.receive() == []
 
 
-def test_a_descriptor_with_no_buffer_is_passed_over(card: Card, driver: E1000Driver) -> None:
+def test_a_descriptor_with_no_buffer_is_passed_over(card: Card, driver: Driver) -> None:
     """A null address: the descriptor is used, nothing is stored (3.2.3)."""
     card.pc.write(driver.rx_ring, bytes(8))
     card.pc.writel(0, 0xA5A5A5A5)
@@ -108,7 +105,7 @@ def test_a_descriptor_with_no_buffer_is_passed_over(card: Card, driver: E1000Dri
 
 @pytest.mark.parametrize(("length", "passes"), [(1514, True), (1518, True), (1519, False)])
 def test_without_long_packets_the_limit_is_1522_bytes_with_fcs(
-    card: Card, driver: E1000Driver, length: int, passes: bool
+    card: Card, driver: Driver, length: int, passes: bool
 ) -> None:
     card.nic.wire.send(frame_to(MAC, length))
     assert len(driver.receive()) == passes
@@ -128,12 +125,12 @@ def test_frames_beyond_any_ring_are_dropped_and_the_next_one_arrives(card: Card)
 OTHER = bytes.fromhex("525400aaaaaa")
 
 
-def arrives(card: Card, driver: E1000Driver, destination: bytes) -> bool:
+def arrives(card: Card, driver: Driver, destination: bytes) -> bool:
     card.nic.wire.send(frame_to(destination))
     return len(driver.receive()) == 1
 
 
-def test_only_its_own_address_and_broadcast_pass(card: Card, driver: E1000Driver) -> None:
+def test_only_its_own_address_and_broadcast_pass(card: Card, driver: Driver) -> None:
     found = [arrives(card, driver, to) for to in (MAC, BROADCAST, OTHER, GROUP)]
     assert found == [True, True, False, False]
 
@@ -144,15 +141,13 @@ def test_only_its_own_address_and_broadcast_pass(card: Card, driver: E1000Driver
     (spec.RCTL_MPE, [True, True, False, True]),
     (spec.RCTL_MPE | spec.RCTL_UPE | spec.RCTL_BAM, [True, True, True, True]),
 ])  # fmt: skip
-def test_promiscuous_modes(card: Card, driver: E1000Driver, bits: int, found: list[bool]) -> None:
+def test_promiscuous_modes(card: Card, driver: Driver, bits: int, found: list[bool]) -> None:
     driver.start_receive(bits)
     assert [arrives(card, driver, to) for to in (MAC, BROADCAST, OTHER, GROUP)] == found
 
 
 @pytest.mark.parametrize("index", [1, 7, 15])
-def test_each_exact_filter_works_while_it_is_valid(
-    card: Card, driver: E1000Driver, index: int
-) -> None:
+def test_each_exact_filter_works_while_it_is_valid(card: Card, driver: Driver, index: int) -> None:
     driver.set_address(index, OTHER)
     assert arrives(card, driver, OTHER)
     driver.set_address(index, OTHER, valid=False)
@@ -161,7 +156,7 @@ def test_each_exact_filter_works_while_it_is_valid(
 
 @pytest.mark.parametrize("offset", range(4))
 def test_the_hash_filter_takes_the_bits_that_mo_says(
-    card: Card, driver: E1000Driver, offset: int
+    card: Card, driver: Driver, offset: int
 ) -> None:
     """13.5.1: bits 47:36, 46:35, 45:34 or 43:32 of the destination."""
     group = bytes.fromhex("01005e7a3bc5")
@@ -182,7 +177,7 @@ def tagged(vlan: int, length: int = 100, kind: int = 0x8100) -> bytes:
     return frame[:12] + struct.pack("!HH", kind, vlan) + frame[12:]
 
 
-def test_a_tag_is_stripped_into_the_descriptor(card: Card, driver: E1000Driver) -> None:
+def test_a_tag_is_stripped_into_the_descriptor(card: Card, driver: Driver) -> None:
     driver.write(spec.CTRL, driver.read(spec.CTRL) | spec.CTRL_VME)
     driver.start_receive(STRIP)
     card.nic.wire.send([tagged(0x6007), frame_to(MAC, 100)])
@@ -191,14 +186,14 @@ def test_a_tag_is_stripped_into_the_descriptor(card: Card, driver: E1000Driver) 
     assert (second.vlan, second.data) == (None, frame_to(MAC, 100))
 
 
-def test_without_vlan_mode_the_tag_stays(card: Card, driver: E1000Driver) -> None:
+def test_without_vlan_mode_the_tag_stays(card: Card, driver: Driver) -> None:
     driver.start_receive(STRIP)
     card.nic.wire.send(tagged(7))
     (got,) = driver.receive()
     assert (got.vlan, got.data) == (None, tagged(7))
 
 
-def test_vet_says_what_a_tag_is(card: Card, driver: E1000Driver) -> None:
+def test_vet_says_what_a_tag_is(card: Card, driver: Driver) -> None:
     driver.write(spec.CTRL, driver.read(spec.CTRL) | spec.CTRL_VME)
     driver.write(spec.VET, 0x88A8)
     driver.start_receive(STRIP)
@@ -206,14 +201,14 @@ def test_vet_says_what_a_tag_is(card: Card, driver: E1000Driver) -> None:
     assert [one.vlan for one in driver.receive()] == [None, 8]
 
 
-def test_the_vlan_filter_passes_what_its_table_says(card: Card, driver: E1000Driver) -> None:
+def test_the_vlan_filter_passes_what_its_table_says(card: Card, driver: Driver) -> None:
     driver.write(spec.VFTA + 4 * (100 >> 5), 1 << (100 & 31))
     driver.start_receive(STRIP | spec.RCTL_VFE)
     card.nic.wire.send([tagged(100), tagged(101), tagged(4095), frame_to(MAC, 90)])
     assert datas(driver) == [tagged(100), frame_to(MAC, 90)]
 
 
-def test_the_canonical_form_bit_is_filtered_where_asked(card: Card, driver: E1000Driver) -> None:
+def test_the_canonical_form_bit_is_filtered_where_asked(card: Card, driver: Driver) -> None:
     driver.write(spec.VFTA, 1 << 5)
     driver.start_receive(STRIP | spec.RCTL_VFE | spec.RCTL_CFIEN)
     card.nic.wire.send([tagged(5), tagged(0x1005)])
@@ -227,7 +222,7 @@ OFFLOAD = spec.RXCSUM_IP | spec.RXCSUM_TCP_UDP
 CHECKED = spec.RX_IXSM | spec.RX_IPCS | spec.RX_TCPCS
 
 
-def verdict(card: Card, driver: E1000Driver, frame: bytes | Frame) -> tuple[int, int]:
+def verdict(card: Card, driver: Driver, frame: bytes | Frame) -> tuple[int, int]:
     card.nic.wire.send(frame)
     (got,) = driver.receive()
     return got.status & CHECKED, got.errors
@@ -236,7 +231,7 @@ def verdict(card: Card, driver: E1000Driver, frame: bytes | Frame) -> tuple[int,
 @pytest.mark.parametrize("vlan", [False, True])
 @pytest.mark.parametrize("protocol", [6, 17])
 def test_right_checksums_are_reported(
-    card: Card, driver: E1000Driver, protocol: int, vlan: bool
+    card: Card, driver: Driver, protocol: int, vlan: bool
 ) -> None:
     driver.write(spec.RXCSUM, OFFLOAD)
     frame = packet(4, protocol, b"checked" * 20, vlan=vlan)
@@ -244,7 +239,7 @@ def test_right_checksums_are_reported(
 
 
 @pytest.mark.parametrize("protocol", [6, 17])
-def test_wrong_checksums_are_reported(card: Card, driver: E1000Driver, protocol: int) -> None:
+def test_wrong_checksums_are_reported(card: Card, driver: Driver, protocol: int) -> None:
     driver.write(spec.RXCSUM, OFFLOAD)
     frame = bytearray(packet(4, protocol, b"checked" * 20))
     frame[-1] ^= 1
@@ -253,7 +248,7 @@ def test_wrong_checksums_are_reported(card: Card, driver: E1000Driver, protocol:
     assert verdict(card, driver, bytes(frame))[1] & spec.RXE_IPE
 
 
-def test_a_udp_datagram_without_a_checksum_is_not_wrong(card: Card, driver: E1000Driver) -> None:
+def test_a_udp_datagram_without_a_checksum_is_not_wrong(card: Card, driver: Driver) -> None:
     driver.write(spec.RXCSUM, OFFLOAD)
     frame = bytearray(packet(4, 17, b"no sum" * 10))
     frame[40:42] = b"\0\0"
@@ -262,14 +257,14 @@ def test_a_udp_datagram_without_a_checksum_is_not_wrong(card: Card, driver: E100
     assert not status & spec.RX_TCPCS
 
 
-def test_what_is_no_ip_is_marked_as_not_checked(card: Card, driver: E1000Driver) -> None:
+def test_what_is_no_ip_is_marked_as_not_checked(card: Card, driver: Driver) -> None:
     driver.write(spec.RXCSUM, OFFLOAD)
     status, errors = verdict(card, driver, frame_to(MAC, 100))
     assert errors == 0
     assert status & spec.RX_IXSM or not status & (spec.RX_IPCS | spec.RX_TCPCS)
 
 
-def test_a_fragment_has_no_transport_verdict(card: Card, driver: E1000Driver) -> None:
+def test_a_fragment_has_no_transport_verdict(card: Card, driver: Driver) -> None:
     driver.write(spec.RXCSUM, OFFLOAD)
     frame = bytearray(packet(4, 17, b"first of many" * 10))
     frame[20:22] = b"\x20\x00"
@@ -278,13 +273,13 @@ def test_a_fragment_has_no_transport_verdict(card: Card, driver: E1000Driver) ->
     assert verdict(card, driver, bytes(frame)) == (spec.RX_IPCS, 0)
 
 
-def test_padding_behind_a_packet_is_not_summed(card: Card, driver: E1000Driver) -> None:
+def test_padding_behind_a_packet_is_not_summed(card: Card, driver: Driver) -> None:
     driver.write(spec.RXCSUM, OFFLOAD)
     frame = packet(4, 6, b"x") + b"\xa5" * 5
     assert verdict(card, driver, frame) == (spec.RX_IPCS | spec.RX_TCPCS, 0)
 
 
-def test_switched_off_checks_report_nothing(card: Card, driver: E1000Driver) -> None:
+def test_switched_off_checks_report_nothing(card: Card, driver: Driver) -> None:
     driver.write(spec.RXCSUM, 0)
     frame = bytearray(packet(4, 6, b"whatever" * 10))
     frame[-1] ^= 1
@@ -292,7 +287,7 @@ def test_switched_off_checks_report_nothing(card: Card, driver: E1000Driver) -> 
     assert (status & (spec.RX_IPCS | spec.RX_TCPCS), errors) == (0, 0)
 
 
-def test_the_packet_checksum_starts_where_pcss_says(card: Card, driver: E1000Driver) -> None:
+def test_the_packet_checksum_starts_where_pcss_says(card: Card, driver: Driver) -> None:
     """RXCSUM.PCSS: the ones' complement sum from there to the end, without FCS."""
     driver.write(spec.RXCSUM, 14)
     frame = frame_to(MAC, 101)
@@ -344,7 +339,7 @@ def test_a_superframe_larger_than_the_free_ring_arrives_whole_in_the_end(card: C
 # --- interrupts of reception
 
 
-def test_a_received_frame_interrupts(card: Card, driver: E1000Driver) -> None:
+def test_a_received_frame_interrupts(card: Card, driver: Driver) -> None:
     driver.write(spec.IMS, spec.ICR_RXT0)
     card.nic.wire.send(frame_to(MAC))
     assert card.nic.irq_level
@@ -352,7 +347,7 @@ def test_a_received_frame_interrupts(card: Card, driver: E1000Driver) -> None:
     assert not card.nic.irq_level
 
 
-def test_the_receive_delay_puts_the_interrupt_off(card: Card, driver: E1000Driver) -> None:
+def test_the_receive_delay_puts_the_interrupt_off(card: Card, driver: Driver) -> None:
     driver.write(spec.RDTR, 50)
     driver.write(spec.IMS, spec.ICR_RXT0)
     for _ in range(3):
@@ -365,7 +360,7 @@ def test_the_receive_delay_puts_the_interrupt_off(card: Card, driver: E1000Drive
     assert card.nic.irq.edges == 1
 
 
-def test_the_absolute_receive_delay_ends_it(card: Card, driver: E1000Driver) -> None:
+def test_the_absolute_receive_delay_ends_it(card: Card, driver: Driver) -> None:
     driver.write(spec.RDTR, 50)
     driver.write(spec.RADV, 75)
     driver.write(spec.IMS, spec.ICR_RXT0)
@@ -378,7 +373,7 @@ def test_the_absolute_receive_delay_ends_it(card: Card, driver: E1000Driver) -> 
     assert card.nic.irq_level
 
 
-def test_flushing_ends_the_delay(card: Card, driver: E1000Driver) -> None:
+def test_flushing_ends_the_delay(card: Card, driver: Driver) -> None:
     driver.write(spec.RDTR, 5000)
     driver.write(spec.IMS, spec.ICR_RXT0)
     card.nic.wire.send(frame_to(MAC))
@@ -389,7 +384,7 @@ def test_flushing_ends_the_delay(card: Card, driver: E1000Driver) -> None:
 
 @pytest.mark.parametrize(("code", "left"), [(0, 32), (1, 16), (2, 8)])
 def test_few_free_descriptors_are_reported(
-    card: Card, driver: E1000Driver, code: int, left: int
+    card: Card, driver: Driver, code: int, left: int
 ) -> None:
     """RCTL.RDMTS: a half, a quarter, an eighth of the ring."""
     driver.start_receive(spec.RCTL_BAM | code << spec.RCTL_RDMTS_SHIFT)
@@ -401,7 +396,7 @@ def test_few_free_descriptors_are_reported(
     assert driver.read(spec.ICR) & spec.ICR_RXDMT0
 
 
-def test_small_packets_are_reported(card: Card, driver: E1000Driver) -> None:
+def test_small_packets_are_reported(card: Card, driver: Driver) -> None:
     driver.write(spec.RSRPD, 100)
     driver.read(spec.ICR)
     card.nic.wire.send(frame_to(MAC, 200))
@@ -411,7 +406,7 @@ def test_small_packets_are_reported(card: Card, driver: E1000Driver) -> None:
 
 
 def test_frames_are_lost_on_a_pulled_cable_and_arrive_again_later(
-    card: Card, driver: E1000Driver
+    card: Card, driver: Driver
 ) -> None:
     card.nic.wire.set_link(False)
     card.nic.wire.send(frame_to(MAC, seed=1))

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.nic.e1000.card import Card
+from tests.nic.e1000.card import ONLY_8254X, Card, Driver
 from vmwire.bench import e1000_spec as spec
-from vmwire.bench.e1000 import E1000Driver
 
 PATTERNS = (0x5A5A5A5A, 0xA5A5A5A5, 0x00000000, 0xFFFFFFFF)
 TXCW = 0x0178
@@ -78,7 +77,7 @@ def test_status_does_not_take_writes(card: Card) -> None:
 
 @pytest.mark.parametrize("bit", range(10))
 def test_each_cause_interrupts_only_while_it_is_unmasked(
-    card: Card, driver: E1000Driver, bit: int
+    card: Card, driver: Driver, bit: int
 ) -> None:
     cause = 1 << bit
     line = card.nic.irq
@@ -95,6 +94,7 @@ def test_each_cause_interrupts_only_while_it_is_unmasked(
     assert not line.level
 
 
+@ONLY_8254X
 def test_the_loopback_test_gets_its_frames_back(card: Card) -> None:
     """1000BASE-T forced, the PHY loops; 64 rounds of frames of 1024 bytes with a pattern."""
     driver = card.start(ring=256)

@@ -8,15 +8,15 @@ import struct
 
 import pytest
 
-from tests.nic.e1000.card import MAC, Card, frame_from, unsummed, with_headers
+from tests.nic.e1000.card import MAC, Card, Driver, frame_from, unsummed, with_headers
 from tests.wire.packets import slow_sum, transport_checks
 from vmwire.bench import e1000_spec as spec
-from vmwire.bench.e1000 import Context, E1000Driver
+from vmwire.bench.e1000 import Context
 
 # --- legacy descriptors
 
 
-def test_a_frame_goes_out_as_it_is(card: Card, driver: E1000Driver) -> None:
+def test_a_frame_goes_out_as_it_is(card: Card, driver: Driver) -> None:
     frame = frame_from(1514)
     index = driver.send(frame)
     assert card.take() == [frame]
@@ -26,14 +26,14 @@ def test_a_frame_goes_out_as_it_is(card: Card, driver: E1000Driver) -> None:
 
 @pytest.mark.parametrize("pieces", [[14], [1, 1, 1], [60, 0, 0], [0, 20], [700, 700]])
 def test_a_frame_of_several_descriptors_is_one_frame(
-    card: Card, driver: E1000Driver, pieces: list[int]
+    card: Card, driver: Driver, pieces: list[int]
 ) -> None:
     frame = frame_from(1500)
     driver.send(frame, pieces=pieces)
     assert card.take() == [frame]
 
 
-def test_a_frame_whose_end_comes_later_is_sent_then(card: Card, driver: E1000Driver) -> None:
+def test_a_frame_whose_end_comes_later_is_sent_then(card: Card, driver: Driver) -> None:
     frame = frame_from(200)
     address = driver.tx_buffer(frame)
     driver.put(spec.TX_LEGACY.pack(address, 50, 0, spec.TX_RS, 0, 0, 0))
@@ -45,7 +45,7 @@ def test_a_frame_whose_end_comes_later_is_sent_then(card: Card, driver: E1000Dri
 
 
 def test_short_frames_are_padded_with_zeros_where_the_driver_asks(
-    card: Card, driver: E1000Driver
+    card: Card, driver: Driver
 ) -> None:
     driver.send(frame_from(20))
     assert card.take() == [frame_from(20).ljust(60, b"\0")]
@@ -54,20 +54,20 @@ def test_short_frames_are_padded_with_zeros_where_the_driver_asks(
     assert card.take() == [frame_from(20)]
 
 
-def test_only_descriptors_that_ask_for_it_are_written_back(card: Card, driver: E1000Driver) -> None:
+def test_only_descriptors_that_ask_for_it_are_written_back(card: Card, driver: Driver) -> None:
     quiet = driver.send(frame_from(), command=spec.TX_IFCS)
     loud = driver.send(frame_from())
     assert (driver.tx_done(quiet), driver.tx_done(loud)) == (False, True)
     assert len(card.take()) == 2
 
 
-def test_many_turns_of_the_ring(card: Card, driver: E1000Driver) -> None:
+def test_many_turns_of_the_ring(card: Card, driver: Driver) -> None:
     for number in range(3 * driver.ring + 5):
         driver.send(frame_from(60 + number, seed=number))
         assert card.take() == [frame_from(60 + number, seed=number)]
 
 
-def test_a_ring_full_at_once_goes_out_in_order(card: Card, driver: E1000Driver) -> None:
+def test_a_ring_full_at_once_goes_out_in_order(card: Card, driver: Driver) -> None:
     for start in range(3):
         for number in range(driver.ring - 1):
             driver.send(frame_from(64, seed=start + number), kick=False)
@@ -84,7 +84,7 @@ def test_a_ring_of_the_largest_size_is_emptied(card: Card) -> None:
     assert driver.tx_head == 4095
 
 
-def test_nothing_is_sent_while_transmission_is_off(card: Card, driver: E1000Driver) -> None:
+def test_nothing_is_sent_while_transmission_is_off(card: Card, driver: Driver) -> None:
     driver.write(spec.TCTL, spec.TCTL_PSP)
     driver.send(frame_from())
     assert card.take() == []
@@ -92,7 +92,7 @@ def test_nothing_is_sent_while_transmission_is_off(card: Card, driver: E1000Driv
     assert card.take() == [frame_from()]
 
 
-def test_a_full_wire_holds_the_ring_until_there_is_room(card: Card, driver: E1000Driver) -> None:
+def test_a_full_wire_holds_the_ring_until_there_is_room(card: Card, driver: Driver) -> None:
     card.nic.wire.set_full(True)
     index = [driver.send(frame_from(seed=number)) for number in range(3)][-1]
     assert driver.tx_head == 0
@@ -103,7 +103,7 @@ def test_a_full_wire_holds_the_ring_until_there_is_room(card: Card, driver: E100
     assert driver.tx_done(index)
 
 
-def test_frames_are_lost_quietly_on_a_pulled_cable(card: Card, driver: E1000Driver) -> None:
+def test_frames_are_lost_quietly_on_a_pulled_cable(card: Card, driver: Driver) -> None:
     card.nic.wire.set_link(False)
     driver.send(frame_from())
     card.nic.wire.set_link(True)
@@ -112,7 +112,7 @@ def test_frames_are_lost_quietly_on_a_pulled_cable(card: Card, driver: E1000Driv
     assert card.take()[-1] == frame_from(seed=1)
 
 
-def test_a_legacy_descriptor_inserts_a_checksum(card: Card, driver: E1000Driver) -> None:
+def test_a_legacy_descriptor_inserts_a_checksum(card: Card, driver: Driver) -> None:
     """CSS to the packet's end, put at CSO (3.3.3)."""
     frame, start, offset = unsummed(4, 17, b"some datagram")
     driver.send(frame, checksum=(start, offset), pieces=[40])
@@ -129,9 +129,7 @@ def header_sum(header: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("extended", [False, True])
-def test_a_tag_is_inserted_behind_the_addresses(
-    card: Card, driver: E1000Driver, extended: bool
-) -> None:
+def test_a_tag_is_inserted_behind_the_addresses(card: Card, driver: Driver, extended: bool) -> None:
     driver.write(spec.CTRL, driver.read(spec.CTRL) | spec.CTRL_VME)
     frame = frame_from(100)
     if extended:
@@ -141,14 +139,14 @@ def test_a_tag_is_inserted_behind_the_addresses(
     assert card.take() == [frame[:12] + b"\x81\x00\x61\x23" + frame[12:]]
 
 
-def test_the_tags_ethertype_is_vets(card: Card, driver: E1000Driver) -> None:
+def test_the_tags_ethertype_is_vets(card: Card, driver: Driver) -> None:
     driver.write(spec.CTRL, driver.read(spec.CTRL) | spec.CTRL_VME)
     driver.write(spec.VET, 0x88A8)
     driver.send(frame_from(100), vlan=5)
     assert card.take()[0][12:16] == b"\x88\xa8\x00\x05"
 
 
-def test_without_vlan_mode_no_tag_is_inserted(card: Card, driver: E1000Driver) -> None:
+def test_without_vlan_mode_no_tag_is_inserted(card: Card, driver: Driver) -> None:
     driver.send(frame_from(100), vlan=5)
     assert card.take() == [frame_from(100)]
 
@@ -166,7 +164,7 @@ def tcp_context(version: int, start: int, offset: int, **more: int | bool) -> Co
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("whole", [False, True])
 def test_checksums_are_filled_in(
-    card: Card, driver: E1000Driver, version: int, protocol: int, pieces: list[int], whole: bool
+    card: Card, driver: Driver, version: int, protocol: int, pieces: list[int], whole: bool
 ) -> None:
     card.nic.wire.accept_superframes(whole)
     frame, start, offset = unsummed(version, protocol, bytes(range(200)))
@@ -182,7 +180,7 @@ def test_checksums_are_filled_in(
         assert transport_checks(sent.tobytes())
 
 
-def test_a_context_holds_for_the_packets_behind_it(card: Card, driver: E1000Driver) -> None:
+def test_a_context_holds_for_the_packets_behind_it(card: Card, driver: Driver) -> None:
     frame, start, offset = unsummed(4, 6, b"again and again")
     context = tcp_context(4, start, offset)
     driver.send_extended(frame, context, options=spec.POPTS_TXSM | spec.POPTS_IXSM)
@@ -190,14 +188,14 @@ def test_a_context_holds_for_the_packets_behind_it(card: Card, driver: E1000Driv
     assert [transport_checks(sent) for sent in card.take()] == [True, True]
 
 
-def test_without_options_nothing_is_touched(card: Card, driver: E1000Driver) -> None:
+def test_without_options_nothing_is_touched(card: Card, driver: Driver) -> None:
     frame, start, offset = unsummed(4, 6, b"leave it alone")
     driver.send_extended(frame, tcp_context(4, start, offset))
     assert card.take() == [frame.ljust(60, b"\0")]
 
 
 def test_only_the_ip_checksum_is_filled_in_when_only_that_is_asked(
-    card: Card, driver: E1000Driver
+    card: Card, driver: Driver
 ) -> None:
     frame, start, offset = unsummed(4, 6, b"half")
     driver.send_extended(frame, tcp_context(4, start, offset), options=spec.POPTS_IXSM)
@@ -206,7 +204,7 @@ def test_only_the_ip_checksum_is_filled_in_when_only_that_is_asked(
     assert sent[34 : len(frame)] == frame[34:]
 
 
-def test_a_sum_over_a_part_ends_where_tucse_says(card: Card, driver: E1000Driver) -> None:
+def test_a_sum_over_a_part_ends_where_tucse_says(card: Card, driver: Driver) -> None:
     frame = bytearray(frame_from(100))
     frame[40:42] = b"\0\0"
     driver.send_extended(
@@ -235,7 +233,7 @@ OPTIONS = {4: spec.POPTS_TXSM | spec.POPTS_IXSM, 6: spec.POPTS_TXSM}
 @pytest.mark.parametrize("payload", [1, 1448, 1449, 10_000, 65_000])
 @pytest.mark.parametrize("version", [4, 6])
 def test_tso_makes_segments_that_check(
-    card: Card, driver: E1000Driver, version: int, payload: int
+    card: Card, driver: Driver, version: int, payload: int
 ) -> None:
     frame, context = tso(version, payload, 1448)
     header = context.header
@@ -258,7 +256,7 @@ def test_tso_makes_segments_that_check(
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_superframe_stays_whole_where_the_wire_takes_it(
-    card: Card, driver: E1000Driver, version: int
+    card: Card, driver: Driver, version: int
 ) -> None:
     card.nic.wire.accept_superframes()
     frame, context = tso(version, 20_000, 1448)
@@ -271,9 +269,7 @@ def test_a_superframe_stays_whole_where_the_wire_takes_it(
     assert sent.offload.checksum_start == context.start
 
 
-def test_headers_and_data_in_one_descriptor_are_segmented_too(
-    card: Card, driver: E1000Driver
-) -> None:
+def test_headers_and_data_in_one_descriptor_are_segmented_too(card: Card, driver: Driver) -> None:
     frame, context = tso(4, 5000, 1000)
     driver.send_extended(frame, context, options=OPTIONS[4])
     sent = card.take()
@@ -281,7 +277,7 @@ def test_headers_and_data_in_one_descriptor_are_segmented_too(
     assert all(map(transport_checks, sent))
 
 
-def test_segments_are_tagged_each(card: Card, driver: E1000Driver) -> None:
+def test_segments_are_tagged_each(card: Card, driver: Driver) -> None:
     driver.write(spec.CTRL, driver.read(spec.CTRL) | spec.CTRL_VME)
     frame, context = tso(4, 3000, 1000)
     driver.send_extended(frame, context, options=OPTIONS[4], vlan=7)
@@ -291,7 +287,7 @@ def test_segments_are_tagged_each(card: Card, driver: E1000Driver) -> None:
 
 
 def test_one_superframe_after_the_other_with_a_plain_packet_between(
-    card: Card, driver: E1000Driver
+    card: Card, driver: Driver
 ) -> None:
     frame, context = tso(4, 2500, 1000)
     driver.send_extended(frame, context, options=OPTIONS[4], kick=False)
@@ -305,7 +301,7 @@ def test_one_superframe_after_the_other_with_a_plain_packet_between(
 # --- what the driver hears of it
 
 
-def test_interrupts_of_transmission(card: Card, driver: E1000Driver) -> None:
+def test_interrupts_of_transmission(card: Card, driver: Driver) -> None:
     driver.read(spec.ICR)
     driver.send(frame_from())
     assert driver.read(spec.ICR) & (spec.ICR_TXDW | spec.ICR_TXQE) == 3
@@ -313,7 +309,7 @@ def test_interrupts_of_transmission(card: Card, driver: E1000Driver) -> None:
     assert driver.read(spec.ICR) & (spec.ICR_TXDW | spec.ICR_TXQE) == spec.ICR_TXQE
 
 
-def test_delayed_transmit_interrupts_come_after_tidv(card: Card, driver: E1000Driver) -> None:
+def test_delayed_transmit_interrupts_come_after_tidv(card: Card, driver: Driver) -> None:
     """IDE: 1.024 µs units, started anew by each such descriptor, cut short by TADV."""
     driver.write(spec.TIDV, 100)
     driver.write(spec.IMS, spec.ICR_TXDW)
@@ -326,9 +322,7 @@ def test_delayed_transmit_interrupts_come_after_tidv(card: Card, driver: E1000Dr
     assert card.nic.irq_level
 
 
-def test_the_absolute_delay_ends_a_delay_that_is_always_renewed(
-    card: Card, driver: E1000Driver
-) -> None:
+def test_the_absolute_delay_ends_a_delay_that_is_always_renewed(card: Card, driver: Driver) -> None:
     driver.write(spec.TIDV, 100)
     driver.write(spec.TADV, 250)
     driver.write(spec.IMS, spec.ICR_TXDW)
@@ -343,9 +337,7 @@ def test_the_absolute_delay_ends_a_delay_that_is_always_renewed(
     assert card.nic.irq_level
 
 
-def test_a_low_ring_is_reported_when_the_threshold_is_crossed(
-    card: Card, driver: E1000Driver
-) -> None:
+def test_a_low_ring_is_reported_when_the_threshold_is_crossed(card: Card, driver: Driver) -> None:
     """TXDCTL.LWTHRESH, in units of eight descriptors (13.4.44)."""
     driver.write(spec.TXDCTL, 2 << 25)
     driver.read(spec.ICR)
@@ -355,9 +347,7 @@ def test_a_low_ring_is_reported_when_the_threshold_is_crossed(
     assert driver.read(spec.ICR) & spec.ICR_TXD_LOW
 
 
-def test_a_frame_has_the_cards_address_as_its_driver_wrote_it(
-    card: Card, driver: E1000Driver
-) -> None:
+def test_a_frame_has_the_cards_address_as_its_driver_wrote_it(card: Card, driver: Driver) -> None:
     assert driver.mac == MAC
     driver.send(frame_from())
     assert card.take()[0][6:12] == MAC
