@@ -126,6 +126,19 @@ def test_hubport_of_unknown_netdev_leaves_no_hub(net: Network) -> None:
     assert list(net.netdevs) == ["x"]
 
 
+def test_a_switch_is_what_its_first_port_made_it(net: Network) -> None:
+    net.add_netdev("hubport", id="h0", hubid=0, switch=True)
+    net.add_netdev("hubport", id="h1", hubid=0)
+    with pytest.raises(ConfigError, match="'switch' expects 'on'"):
+        net.add_netdev("hubport", id="h2", hubid=0, switch=False)
+    assert list(net.netdevs) == ["h0", "h1"]
+    assert net.stats()["hubs"]["hub0"]["switch"] == {"addresses": {"h0": 0, "h1": 0}}
+    net.remove("h0")
+    net.remove("h1")
+    net.add_netdev("hubport", id="h2", hubid=0, switch=False)
+    assert "switch" not in net.stats()["hubs"]["hub0"]
+
+
 def test_hubs_cannot_be_joined_to_a_circle(net: Network) -> None:
     net.add_netdev("hubport", id="a1", hubid=1)
     net.add_netdev("hubport", id="b1", hubid=2, netdev="a1")

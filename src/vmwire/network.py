@@ -341,7 +341,10 @@ class Network:
             peer = self.netdevs.get(options.netdev)
             if peer is None:
                 raise ConfigError(f"netdev '{options.netdev}' not found")
-        hub = self.hubs.setdefault(options.hubid, Hub(f"hub{options.hubid}"))
+        hub = self.hubs.get(options.hubid)
+        if hub is None:
+            hub = self.hubs[options.hubid] = options.hub(self.loop.now)
+        options.check(hub)
         try:
             box = HubportNetdev(options, hub)
             self._add(self.netdevs, Member("netdev", options.id, "hubport", box, options), peer)
