@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from vmwire.options import table
-from vmwire.options.syntax import HELP_WORDS
+from vmwire.options.syntax import HELP_WORDS, JsonOptions, OptionList
 from vmwire.options.syntax import parse as parse_syntax
 from vmwire.options.table import Table, naming
 
@@ -58,9 +58,19 @@ table.types_of_later("device", *NICS_OF_LATER)
 def parse(kind: str, text: str) -> Any:
     """The record of ``-netdev TEXT`` or ``-device TEXT``, or a ConfigError in one line."""
     with naming(f"-{kind} {text}"):
-        options = parse_syntax(text, table.KINDS[kind].selector)
-        _import(kind, options.get(table.KINDS[kind].selector))
-        return table.select(kind, options).from_options(options)
+        return record_of(kind, parse_syntax(text, table.KINDS[kind].selector))
+
+
+def record_of(kind: str, options: OptionList | JsonOptions) -> Any:
+    """The record of an argument that was taken apart already."""
+    _import(kind, options.get(table.KINDS[kind].selector))
+    return table.select(kind, options).from_options(options)
+
+
+def find(kind: str, name: str) -> Table[Any]:
+    """The table of a type; ConfigError if there is none."""
+    _import(kind, name)
+    return table.find(kind, name)
 
 
 def help_for(kind: str, text: str) -> str | None:

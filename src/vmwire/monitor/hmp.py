@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""The human monitor: lines in, text out, as QEMU words it. So far what shows network and bus.
+
+Lines of an answer end in CR LF, as they do over ``human-monitor-command``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vmwire.graph import Member
+from vmwire.monitor.machine import PciFunctionView, PciRegion
+from vmwire.monitor.machine_commands import shown_id
+from vmwire.monitor.pci_classes import class_name
+from vmwire.netdev.hubport import HubportNetdev
+from vmwire.options.values import format_mac
+from vmwire.registry import DescribesItself
+
+if TYPE_CHECKING:
+    from vmwire.monitor.monitor import Monitor
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A command: what ``help`` says of it, and what carries it out."""
+
+    help: str
+    run: Callable[[Monitor], list[str]]
+    on_machine: bool = False
+
+
+def execute(monitor: Monitor, text: str) -> str:
+    """Carry out one line."""
+    lines = _execute(monitor, text.split())
+    return "".join(f"{line}\r\n" for line in lines)
+
+
+def _execute(monitor: Monitor, words: list[str]) -> list[str]:
+    if not words:
+        return []
+    if words[0] in ("help", "?"):
+        return _help(monitor, words[1:])
+    if words == ["info"]:
+        return _help(monitor, words)
+    size = 2 if words[0] == "info" else 1
+    name = " ".join(words[:size])
+    found = _lines(monitor).get(name)
+    if found is None:
+        return [f"unknown command: '{name}'"]
+    if len(words) > size:
+        return [
+            f"{words[size - 1]}: extraneous characters at the end of line",
+            f'Try "help {name}" for more information',
+        ]
+    return found.run(monitor)
+
+
+def _help(monitor: Monitor, words: list[str]) -> list[str]:
+    start = " ".join(words)
+    lines = _lines(monitor)
+    return [f"{name}  -- {each.help}" for name, each in lines.items() if name.startswith(start)]
+
+
+def _lines(monitor: Monitor) -> dict[str, Line]:
+    has_machine = monitor.machine is not None
+    return {name: each for name, each in LINES.items() if has_machine or not each.on_machine}
+
+
+# --- info network -------------------------------------------------------------------------------
+
+
+def info_network(monitor: Monitor) -> list[str]:
+    """Hubs with who is at their ports, then the other cards with their netdevs."""
+    return monitor.network.loop.call(lambda: _network(monitor))
+
+
+def _network(monitor: Monitor) -> list[str]:
+    network = monitor.network
+    lines, at_hubs = _hubs(monitor)
+    members = [*network.netdevs.values(), *network.devices.values()]
+    for member in sorted(members, key=lambda each: each.number):
+        peer = network.peer_of(member)
+        if member in at_hubs or (member.kind == "netdev" and peer is not None):
+            continue
+        lines.append(_client(member))
+        if peer is not None:
+            lines.append(f" \\ {_client(peer)}")
+            lines += _filters(peer)
+        lines += _filters(member)
+    return lines
+
+
+def _hubs(monitor: Monitor) -> tuple[list[str], set[Member]]:
+    """The lines about hubs, newest first, and whom they are about."""
+    network = monitor.network
+    lines: list[str] = []
+    seen: set[Member] = set()
+    for number, hub in reversed(network.hubs.items()):
+        lines.append(f"hub {number}")
+        for member in reversed(network.netdevs.values()):
+            if isinstance(member.box, HubportNetdev) and member.box.hub is hub:
+                peer = network.peer_of(member)
+                lines.append(f" \\ {member.id}" + (f": {_client(peer)}" if peer else ""))
+                lines += _filters(member) + (_filters(peer) if peer else [])
+                seen |= {member, peer} if peer else {member}
+    return lines, seen
+
+
+def _client(member: Member) -> str:
+    if member.kind == "device":
+        mac = format_mac(member.mac or bytes(6))
+        return f"{member.id}: index=0,type=nic,model={member.type},macaddr={mac}"
+    more = f",{member.box.info}" if isinstance(member.box, DescribesItself) else ""
+    return f"{member.id}: index=0,type={member.type}{more}"
+
+
+def _filters(member: Member) -> list[str]:
+    if not member.filters:
+        return []
+    return ["filters:", *(f"  - {each.id}: type={each.type}" for each in member.filters)]
+
+
+# --- info pci -----------------------------------------------------------------------------------
+
+
+def info_pci(monitor: Monitor) -> list[str]:
+    """Each function with its ids, interrupt and BARs."""
+    lines: list[str] = []
+    for function in monitor.the_machine.pci_functions():
+        lines += _function(function, shown_id(monitor, function))
+    return lines
+
+
+def _function(function: PciFunctionView, id: str) -> list[str]:
+    ids = f"{function.vendor:04x}:{function.device:04x}"
+    lines = [
+        f"  Bus  0, device {function.slot:3d}, function {function.function}:",
+        f"    {class_name(function.class_code)}: PCI device {ids}",
+    ]
+    if function.subsystem_vendor or function.subsystem:
+        owner = f"{function.subsystem_vendor:04x}:{function.subsystem:04x}"
+        lines.append(f"      PCI subsystem {owner}")
+    if function.irq_pin:
+        pin = "ABCD"[function.irq_pin - 1 & 3]
+        lines.append(f"      IRQ {function.irq_line}, pin {pin}")
+    return [*lines, *(f"      {_region(each)}" for each in function.regions), f'      id "{id}"']
+
+
+def _region(region: PciRegion) -> str:
+    if region.kind == "io":
+        kind = "I/O"
+    else:
+        prefetchable = " prefetchable" if region.prefetchable else ""
+        kind = f"{64 if region.wide else 32} bit{prefetchable} memory"
+    if region.address is None:
+        return f"BAR{region.bar}: {kind} (not mapped)"
+    digits = 4 if region.kind == "io" else 8
+    last = region.address + region.size - 1
+    return f"BAR{region.bar}: {kind} at 0x{region.address:0{digits}x} [0x{last:0{digits}x}]"
+
+
+LINES = {
+    "info network": Line("show the network state", info_network),
+    "info pci": Line("show PCI info", info_pci, on_machine=True),
+}

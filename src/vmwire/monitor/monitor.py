@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""The monitor of one network: which commands there are, who listens, and what happens.
+
+It is pure: `vmwire.monitor.session` turns a client's bytes into commands of it, and whoever owns
+the sockets moves the bytes. Everything here is called in one thread, which is the engine's where a
+machine of ours runs, and the worker's main thread in a daemon (`Network`'s methods hand their work
+to the engine). Only ``on_network_event`` comes from the engine's thread: see ``post``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vmwire.errors import ConfigError
+from vmwire.monitor import basics, devices, machine_commands, netdevs
+from vmwire.monitor.announce import Announcer
+from vmwire.monitor.machine import Machine
+from vmwire.monitor.table import Command, CommandError, merged
+from vmwire.network import Network
+
+EventSink = Callable[[dict[str, Any]], None]
+
+COMMANDS = merged((basics.TABLE, netdevs.TABLE, devices.TABLE, machine_commands.TABLE))
+
+
+def at_once(function: Callable[[], None]) -> None:
+    """Call it now: for a monitor that lives in the engine's thread."""
+    function()
+
+
+class Monitor:
+    """See the module.
+
+    ``machine``: what a machine of ours adds. ``end``: how to end it all, where a client may.
+    ``extra``: further commands. ``post``: brings a call from the engine's thread to the monitor's.
+    ``complete``: gives a new device what its place decides (a socket, say).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        machine: Machine | None = None,
+        *,
+        end: Callable[[], None] | None = None,
+        extra: Mapping[str, Command] | None = None,
+        post: Callable[[Callable[[], None]], None] = at_once,
+        complete: Callable[[Any], Any] = lambda options: options,
+        name: str | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.network = network
+        self.machine = machine
+        self.end = machine.quit if machine is not None else end
+        self.complete = complete
+        self.name = name
+        """What ``-name`` gave."""
+        self.announcer = Announcer(network)
+        self.listeners: list[EventSink] = []
+        self._now = now
+        self._post = post
+        self.commands = {name: each for name, each in COMMANDS.items() if self._has(each)} | dict(
+            extra or {}
+        )
+        network.on_event = self._on_network_event
+        if machine is not None:
+            machine.on_event = self.tell
+
+    def _has(self, command: Command) -> bool:
+        if command.name == "quit":
+            return self.end is not None
+        return self.machine is not None or not command.on_machine
+
+    def execute(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Carry a command out. Raises `CommandError`."""
+        command = self.commands.get(name)
+        if command is None:
+            raise CommandError(f"The command {name} has not been found", "CommandNotFound")
+        try:
+            result = command.run(self, **command.read(arguments))
+        except ConfigError as error:
+            raise CommandError(error.message) from error
+        except OSError as error:
+            raise CommandError(str(error)) from error
+        return {} if result is None else result
+
+    @property
+    def the_machine(self) -> Machine:
+        """The machine, for commands that are there only with one."""
+        assert self.machine is not None
+        return self.machine
+
+    # Events
+
+    def tell(self, event: str, data: Mapping[str, Any]) -> None:
+        """Tell everybody who listens."""
+        seconds, fraction = divmod(self._now(), 1)
+        message: dict[str, Any] = {
+            "timestamp": {"seconds": int(seconds), "microseconds": int(fraction * 1_000_000)},
+            "event": event,
+        }
+        if data:
+            message["data"] = dict(data)
+        for listener in self.listeners[:]:
+            listener(message)
+
+    def _on_network_event(self, event: str, data: Mapping[str, Any]) -> None:
+        self._post(lambda: self.tell(event, data))
