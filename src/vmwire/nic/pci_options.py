@@ -12,7 +12,9 @@ Such a card has two halves, and so have its properties:
   whatever its chip knows. They stay here.
 
 Nothing else is taken: a property of QEMU's that vmwire can't honour is an error, not a promise.
-Defaults are QEMU's; where two versions of QEMU differ, there are the properties of both.
+Defaults are QEMU's; where two versions of QEMU differ, there are the properties of both. Two that
+QEMU lists can't be set at all, there as here: ``busnr``, which tells, and ``sriov-pf``, which these
+cards are no part of.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from vmwire.options.values import (
     BOOL,
     IDENTIFIER,
     INT32,
+    SIZE,
     STRING,
     UINT32,
     ParsedType,
@@ -38,8 +41,7 @@ from vmwire.options.values import (
 
 MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un(7)
 NO_ROM_SIZE = 0xFFFFFFFF  # QEMU's "as large as the file"
-
-LATER = ("busnr", "failover_pair_id", "sriov-pf", "x-max-bounce-buffer-size", "x-pcie-extcap-init")
+BOUNCE_BUFFER_SIZE = 4096
 
 _REFUSED = "Property '{device}.{key}' doesn't take value '{value}'"
 _ADDRESS = re.compile(r"(?:0x)?([0-9a-f]{1,8})(?:\.(?:0x)?([0-9a-f]{1,8}))?", re.IGNORECASE)
@@ -54,8 +56,18 @@ def check_address(text: str) -> str:
     return text
 
 
+def _refuse(_text: str) -> str:
+    raise ValueError("nobody can set it")
+
+
 _MAC = ParsedType(result=bytes, parse=said(parse_mac, _REFUSED), written=format_mac)
 _ADDR = ParsedType(result=str, parse=said(check_address, _REFUSED))
+_BUSNR = ParsedType(
+    name="busnr", result=str, parse=said(_refuse, "Property '{device}.{key}' is not writable")
+)
+_SRIOV = ParsedType(
+    result=str, parse=said(_refuse, "user cannot create SR-IOV VF with this device type")
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,10 +80,16 @@ class SlotOptions:
     )
     bootindex: int | None = option(INT32)
     bus: str | None = option(STRING, hidden=True)
+    busnr: str | None = option(_BUSNR)
+    failover_pair_id: str | None = option(STRING)
     multifunction: bool = option(BOOL, default=False)
     rombar: int = option(INT32, default=-1)
     romfile: str | None = option(STRING)
     romsize: int = option(UINT32, default=NO_ROM_SIZE)
+    sriov_pf: str | None = option(_SRIOV, key="sriov-pf")
+    x_max_bounce_buffer_size: int = option(
+        SIZE, key="x-max-bounce-buffer-size", default=BOUNCE_BUFFER_SIZE
+    )
     x_pcie_ari_nextfn_1: bool = option(BOOL, key="x-pcie-ari-nextfn-1", default=False)
     x_pcie_err_unc_mask: bool = option(BOOL, key="x-pcie-err-unc-mask", default=True)
     x_pcie_ext_tag: bool = option(BOOL, key="x-pcie-ext-tag", default=True)
@@ -95,6 +113,13 @@ class PciNicOptions(SlotOptions):
     id: str | None = option(IDENTIFIER, hidden=True)
     netdev: str | None = option(STRING, help="id of the netdev that the card is joined to")
     mac: bytes | None = option(_MAC, help="address of the card, like 52:54:00:12:34:56")
+    x_pcie_extcap_init: bool = option(
+        BOOL,
+        key="x-pcie-extcap-init",
+        default=True,
+        help="on/off, whether an empty list begins the extended space of a card that has nothing"
+        " there: there is no such card here",
+    )
     socket: str | None = option(
         STRING, ours=True, help="path of the vfio-user socket, instead of one in a private folder"
     )
@@ -136,7 +161,7 @@ class E1000FamilyOptions(PciNicOptions):
     )
 
 
-FAMILY: dict[str, Any] = {"later": LATER, "bus": "PCI", "description": "Intel Gigabit Ethernet"}
+FAMILY: dict[str, Any] = {"bus": "PCI", "description": "Intel Gigabit Ethernet"}
 
 
 @record("device", "e1000", aliases=("e1000-82540em",), **FAMILY)
@@ -164,13 +189,13 @@ class E1000Em82545Options(E1000FamilyOptions):
 SLOT_FIELDS = frozenset(field.name for field in dataclasses.fields(SlotOptions))
 
 
-def slot_keys(record_type: type[PciNicOptions]) -> list[str]:
+def slot_keys(record_type: type[Any]) -> list[str]:
     """The properties, as QEMU spells them, that belong to the slot."""
     entries = table_of(record_type).entries
     return [key for key, entry in entries.items() if entry.field in SLOT_FIELDS]
 
 
-def slot_properties(card: PciNicOptions) -> dict[str, Any]:
+def slot_properties(card: Any) -> dict[str, Any]:
     """What the device that stands for the card in QEMU is told, as JSON values."""
     entries = table_of(type(card)).entries
     values = {key: getattr(card, entries[key].field) for key in slot_keys(type(card))}

@@ -228,6 +228,21 @@ class IntType(ValueType):
 
 
 @dataclass(slots=True, frozen=True)
+class SizeType(IntType):
+    """A number of bytes, which text may give with a suffix."""
+
+    name: str = "size"
+    bits: int = 64
+    signed: bool = False
+
+    def read(self, where: Where, text: str) -> int:
+        try:
+            return parse_size(text)
+        except ValueError:
+            raise ConfigError(f"Parameter '{where.key}' expects size") from None
+
+
+@dataclass(slots=True, frozen=True)
 class ChoiceType(ValueType):
     """One of a few words."""
 
@@ -302,5 +317,6 @@ BOOL = BoolType()
 INT32 = IntType("int32")
 UINT16 = IntType("uint16", bits=16, signed=False)
 UINT32 = IntType("uint32", bits=32, signed=False)
+SIZE = SizeType()
 IDENTIFIER = IdType()
 ON_OFF_AUTO = ChoiceType("OnOffAuto", words=("on", "off", "auto"), syntax="on/off/auto")
