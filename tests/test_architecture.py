@@ -120,5 +120,7 @@ def test_registered_types_exist_and_declare_their_options(types: object, name: s
     box_type = registry.load(types, name)  # type: ignore[arg-type]
     assert box_type is not None
     assert hasattr(box_type, "OPTIONS")
-    for verb in ("open", "close", "stats"):
-        assert callable(getattr(box_type, verb))
+    classes = [box_type] if isinstance(box_type, type) else box_type.CLASSES  # type: ignore[attr-defined]
+    for each in classes:
+        for verb in ("open", "close", "stats"):
+            assert callable(getattr(each, verb))

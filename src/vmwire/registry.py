@@ -81,9 +81,10 @@ DEVICES: Mapping[str, str] = {
     "e1000": "vmwire.attach.vfio_user.nic:VfioUserNic",
     "e1000-82544gc": "vmwire.attach.vfio_user.nic:VfioUserNic",
     "e1000-82545em": "vmwire.attach.vfio_user.nic:VfioUserNic",
-    "virtio-net-pci": "vmwire.attach.vhost_user:VhostUserNic",
-    "virtio-net-pci-non-transitional": "vmwire.attach.vhost_user:VhostUserNic",
-    "virtio-net-pci-transitional": "vmwire.attach.vhost_user:VhostUserNic",
+    "e1000e": "vmwire.attach.vfio_user.nic:VfioUserNic",
+    "virtio-net-pci": "vmwire.attach.virtio:VIRTIO_NIC",
+    "virtio-net-pci-non-transitional": "vmwire.attach.virtio:VIRTIO_NIC",
+    "virtio-net-pci-transitional": "vmwire.attach.virtio:VIRTIO_NIC",
     "netns": "vmwire.attach.netns:NetnsNic",
     "null": "vmwire.nic.null:NullNic",
 }

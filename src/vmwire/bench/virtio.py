@@ -22,6 +22,7 @@ import mmap
 import os
 from collections.abc import Sequence
 from struct import Struct
+from typing import Protocol
 
 from vmwire.bus.virtio.split import (
     DESCRIPTOR,
@@ -40,6 +41,22 @@ PAGE = 4096
 
 Segment = tuple[int, int]
 """A guest address and a length."""
+
+
+class Memory(Protocol):
+    """Where a driver has its rings and buffers, by guest addresses."""
+
+    def allocate(self, size: int, align: int = 16) -> int:
+        """Return the address of ``size`` bytes that nobody else got."""
+
+    def view(self, address: int, size: int) -> memoryview:
+        """Return the memory at an address, to be read."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Put ``data`` there."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Copy from there."""
 
 
 class Arena:
@@ -94,19 +111,26 @@ class DriverRing:
     """One split ring, seen from the driver.
 
     ``descriptors``, ``available`` and ``used`` are guest addresses of the parts. With ``indirect``,
-    chains of more than one buffer go into tables beside the ring.
+    chains of more than one buffer go into tables beside the ring. ``alignment`` is a legacy ring's,
+    whose parts lie behind each other.
     """
 
     def __init__(
-        self, arena: Arena, size: int, *, event_index: bool = False, indirect: bool = False
+        self,
+        arena: Memory,
+        size: int,
+        *,
+        event_index: bool = False,
+        indirect: bool = False,
+        alignment: int = 0,
     ) -> None:
         self.arena = arena
         self.size = size
         self.event_index = event_index
         self.indirect = indirect
-        self.descriptors = arena.allocate(16 * size, 16)
+        self.descriptors = arena.allocate(16 * size, alignment or 16)
         self.available = arena.allocate(6 + 2 * size, 2)
-        self.used_ring = arena.allocate(6 + 8 * size, 4)
+        self.used_ring = arena.allocate(6 + 8 * size, alignment or 4)
         self._tables = [arena.allocate(16 * 64, 16) for _ in range(size)] if indirect else []
         self._free = list(range(size - 1, -1, -1))
         self._chains: dict[int, list[int]] = {}
@@ -157,6 +181,23 @@ class DriverRing:
         if publish:
             self.publish()
         return head
+
+    def add_parts(self, parts: Sequence[tuple[int, int, int]]) -> int:
+        """Make a chain of (address, length, flags) available, whatever they say; return its head.
+
+        The flag for a following buffer is put in.
+        """
+        if len(parts) > len(self._free):
+            raise IndexError("the ring is full")
+        chain = [self._free.pop() for _ in parts]
+        for place, (address, length, flags) in enumerate(parts):
+            last = place == len(parts) - 1
+            following = 0 if last else chain[place + 1]
+            self.describe(chain[place], address, length, flags | (0 if last else F_NEXT), following)
+        self._chains[chain[0]] = chain
+        self.offer(chain[0])
+        self.publish()
+        return chain[0]
 
     def describe(self, index: int, address: int, length: int, flags: int, next: int = 0) -> None:
         """Write one descriptor, whatever it says."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from shlex import quote
 from typing import Any
 
-from vmwire.nic.options import VirtioNetOptions, qemu_properties
+from vmwire.nic.options import VirtioNetOptions, VirtioNetSlotOptions, qemu_properties
 from vmwire.nic.pci_options import PciNicOptions, slot_properties
 from vmwire.options.syntax import escape
 from vmwire.options.values import format_mac
@@ -40,7 +40,10 @@ class Card:
 
     @property
     def way(self) -> Way:
-        return next(way for way in WAYS if isinstance(self.options, way.options))
+        served_whole = getattr(self.options, "attach", None) == "vfio-user"
+        return (
+            VFIO if served_whole else next(w for w in WAYS if isinstance(self.options, w.options))
+        )
 
 
 @dataclass(slots=True, frozen=True)
@@ -117,7 +120,7 @@ def _virtio(card: Card) -> VirtioNetOptions:
 
 def _vfio_device(card: Card) -> str:
     """The device that stands for the card, in JSON: QEMU takes a socket in no other form."""
-    assert isinstance(card.options, PciNicOptions)
+    assert isinstance(card.options, PciNicOptions | VirtioNetSlotOptions)
     device: dict[str, Any] = {"driver": "vfio-user-pci", "id": card.id}
     device |= {**slot_properties(card.options), "socket": {"type": "unix", "path": card.socket}}
     return json.dumps(device, separators=(",", ":"), ensure_ascii=False)
@@ -142,10 +145,9 @@ def _vfio_libvirt(card: Card) -> list[str]:
     ]
 
 
-WAYS = (
-    Way(VirtioNetOptions, _vhost_qemu, _vhost_cloud_hypervisor, _vhost_libvirt),
-    Way(PciNicOptions, _vfio_qemu, _vfio_cloud_hypervisor, _vfio_libvirt),
-)
+VHOST = Way(VirtioNetOptions, _vhost_qemu, _vhost_cloud_hypervisor, _vhost_libvirt)
+VFIO = Way(PciNicOptions, _vfio_qemu, _vfio_cloud_hypervisor, _vfio_libvirt)
+WAYS = (VHOST, VFIO)
 
 
 def _listed(path: str) -> str:
@@ -167,7 +169,8 @@ VHOST_NOTES = """\
 QEMU before 9.2 spells reconnect-ms=1000 as reconnect=1; 7.2 without KVM wants vectors=0 on the
 device."""
 VFIO_NOTES = """\
-vfio-user-pci is there since QEMU 10.1. For network boot add "romfile":"efi-e1000.rom" (e1000)."""
+vfio-user-pci is there since QEMU 10.1. For network boot add "romfile":"efi-e1000.rom" (e1000),
+or "efi-virtio.rom"."""
 
 
 def text(cards: list[Card]) -> str:
@@ -183,8 +186,8 @@ def text(cards: list[Card]) -> str:
             *_section("libvirt", libvirt(card)),
             "",
         ]
-    notes = [VHOST_NOTES] if any(isinstance(c.options, VirtioNetOptions) for c in cards) else []
-    notes += [VFIO_NOTES] if any(isinstance(c.options, PciNicOptions) for c in cards) else []
+    notes = [VHOST_NOTES] if any(card.way is VHOST for card in cards) else []
+    notes += [VFIO_NOTES] if any(card.way is VFIO for card in cards) else []
     return "\n".join([*parts, *notes, NOTES]) if cards else ""
 
 

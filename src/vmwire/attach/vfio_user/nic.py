@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from vmwire.attach.vfio_user.server import CardServer
+from vmwire.nic.options import VirtioNetSlotOptions
 from vmwire.nic.pci_cards import card_of
 from vmwire.nic.pci_options import PciNicOptions
 
@@ -22,7 +23,7 @@ class VfioUserNic(CardServer):
 
     OPTIONS = PciNicOptions
 
-    def __init__(self, options: PciNicOptions) -> None:
+    def __init__(self, options: PciNicOptions | VirtioNetSlotOptions) -> None:
         self.options = options
         card = card_of(options)
         assert card is not None, "a card is registered and not in FAMILIES"
