@@ -28,12 +28,15 @@ MODULES = {
         "socket": "vmwire.netdev.socket",
         "stream": "vmwire.netdev.stream",
         "hubport": "vmwire.netdev.hubport",
+        "tap": "vmwire.netdev.tap",
         "user": "vmwire.netdev.user.options",
+        "bridge": "vmwire.netdev.bridge",
     },
     "device": {
         "e1000": "vmwire.nic.pci_options",
         "e1000-82544gc": "vmwire.nic.pci_options",
         "e1000-82545em": "vmwire.nic.pci_options",
+        "e1000e": "vmwire.nic.e1000e_options",
         "virtio-net-pci": "vmwire.nic.options",
         "virtio-net-pci-non-transitional": "vmwire.nic.options",
         "virtio-net-pci-transitional": "vmwire.nic.options",
@@ -42,11 +45,11 @@ MODULES = {
 ALIASES = {"e1000-82540em": "e1000", "virtio-net": "virtio-net-pci"}
 
 NETDEVS_OF_LATER = (
-    "af-xdp", "bridge", "dgram", "l2tpv3", "netmap", "nic", "none", "passt",
-    "tap", "vde", "vhost-user", "vhost-vdpa", "vmnet-bridged", "vmnet-host", "vmnet-shared",
+    "af-xdp", "dgram", "l2tpv3", "netmap", "nic", "none", "passt",
+    "vde", "vhost-user", "vhost-vdpa", "vmnet-bridged", "vmnet-host", "vmnet-shared",
 )  # fmt: skip
 NICS_OF_LATER = (
-    "e1000e", "i82550", "i82551", "i82557a", "i82557b", "i82557c", "i82558a", "i82558b", "i82559a",
+    "i82550", "i82551", "i82557a", "i82557b", "i82557c", "i82558a", "i82558b", "i82559a",
     "i82559b", "i82559c", "i82559er", "i82562", "i82801", "igb", "ne2k_isa", "ne2k_pci", "pcnet",
     "rocker", "rtl8139", "tulip", "usb-bt-dongle", "usb-net", "virtio-net-device", "vmxnet3",
 )  # fmt: skip

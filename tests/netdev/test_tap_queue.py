@@ -37,7 +37,7 @@ class Tap:
         self.end = end
         self.box = TapPort("tap")
         self.box.port.connect(end.port)
-        self.box.open([ours.detach() for _, ours in pairs], self.loop, header=header)
+        self.box.take([ours.detach() for _, ours in pairs], self.loop, header=header)
 
     def turn(self) -> None:
         self.loop.turn(0)

@@ -27,7 +27,7 @@ from vmwire.attach.namespace import (
 )
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
-from vmwire.netdev.tap_port import TapPort
+from vmwire.netdev.tap_port import TapPort, stored_tap
 from vmwire.options.table import option, record
 from vmwire.options.values import (
     IDENTIFIER,
@@ -42,11 +42,6 @@ from vmwire.options.values import (
 IPV4 = ParsedType(
     result=bytes, parse=said(parse_ipv4, "'{value}' is not an IPv4 address"), written=inet_ntoa
 )
-
-
-def stored_tap(id: str) -> str:
-    """The name in the fd store of the tap of the namespace ``id``."""
-    return f"{id}.tap"
 
 
 @record("device", "netns")
@@ -65,7 +60,7 @@ class NetnsOptions:
     gateway: bytes | None = option(IPV4, ours=True, help="the default route")
     dns: bytes | None = option(IPV4, ours=True, help="the name server, in a new namespace")
     mtu: int = option(UINT16, default=1500, ours=True)
-    mac: str | None = option(STRING, ours=True)
+    mac: str = option(STRING, default="", ours=True, help="instead of one by chance")
 
     def __post_init__(self) -> None:
         if self.pid and self.path:
@@ -78,7 +73,7 @@ class NetnsOptions:
             address=self.address,
             gateway=None if self.gateway is None else inet_ntoa(self.gateway),
             mtu=self.mtu,
-            mac=self.mac,
+            mac=self.mac or None,
             nameservers=[] if self.dns is None else [inet_ntoa(self.dns)],
         )
 
@@ -104,7 +99,7 @@ class NetnsNic:
             )
             fd = self._guest.tap
             host.store.keep(name, fd)
-        self._tap.open([fd], host.loop)
+        self._tap.take([fd], host.loop)
 
     def close(self) -> None:
         """Take the interface away; the namespace goes when its last process does."""

@@ -28,8 +28,13 @@ log = logging.getLogger(__name__)
 WITHOUT_USO = Accepts(True, EVERYTHING.gso & ~Gso.UDP_L4)
 
 
+def stored_tap(id: str, queue: int = 0) -> str:
+    """The name in the fd store of a queue of the tap of the member ``id``."""
+    return f"{id}.tap{queue}" if queue else f"{id}.tap"
+
+
 class TapPort:
-    """The box: without a tap until ``open``, and its link down until then."""
+    """The box: without a tap until ``take``, and its link down until then."""
 
     def __init__(self, name: str) -> None:
         self.queues: list[TapQueue] = []
@@ -43,7 +48,7 @@ class TapPort:
         )
         self.port.set_link(False)
 
-    def open(self, fds: Sequence[int], loop: Loop, *, header: bool = True) -> None:
+    def take(self, fds: Sequence[int], loop: Loop, *, header: bool = True) -> None:
         """Take the queues' non-blocking descriptors (``tun.open_tap``), and own them."""
         self._header = header
         port = self.port
