@@ -12,6 +12,8 @@ What the wire refuses stays there, and the socket isn't read until ``resume``: t
 stall, so the pressure reaches whoever sends there. *To the socket*: one ``sendmsg`` for a batch.
 When the socket takes only a part, the rest of the frame that was cut is kept (at most one frame);
 what follows it is refused until the socket is writable again.
+
+With another vmwire at the far end, superframes go as they are (``netdev/superframes.py``).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 
 from vmwire.engine.loop import READ, WRITE, Loop
+from vmwire.netdev.superframes import FIRST_BYTE, OVERHEAD, SIGNATURE, SIGNED, Acquaintance, wrapped
 from vmwire.wire.frame import Frame, View
 from vmwire.wire.port import Port
 
@@ -39,11 +42,16 @@ class FrameStream:
     """One connected stream socket, which is owned from here on, and the port it serves.
 
     ``on_lost(reason)`` is called once, when the peer has gone or broken the framing; the owner
-    then calls ``close``.
+    then calls ``close``. ``ends`` are the connection's two ends, for the peer to know us by.
     """
 
     def __init__(
-        self, sock: socket.socket, loop: Loop, port: Port, on_lost: Callable[[str], None]
+        self,
+        sock: socket.socket,
+        loop: Loop,
+        port: Port,
+        on_lost: Callable[[str], None],
+        ends: tuple[str, str] | None = None,
     ) -> None:
         sock.setblocking(False)
         self.socket = sock
@@ -55,6 +63,9 @@ class FrameStream:
         self._start = self._end = 0
         self._refused: list[Frame] = []
         self._unsent: View = memoryview(b"")
+        self._peer = Acquaintance(port, self._say)
+        self._peer.reset(ends)
+        self._unsaid = b""
         self._events = READ
         self._closed = False
         loop.watch(sock.fileno(), READ, self._on_ready)
@@ -66,6 +77,7 @@ class FrameStream:
             self._closed = True
             self.socket.close()
             self._refused.clear()
+            self._peer.reset(None)
 
     def _watch(self, events: int) -> None:
         """Watch for other events; with none, not even for the peer's end, which can't be silenced
@@ -117,11 +129,13 @@ class FrameStream:
 
     def _deliver(self) -> bool:
         """Offer all whole frames to the wire; whether to go on reading."""
+        begin = self._start
         frames = self._cut()
         if frames is None:
             self._lose(f"the peer announced a frame of more than {LONGEST} bytes")
             return False
         taken = self._port.send(frames) if frames else 0
+        self._peer.carried(self._start - begin)
         if self._closed:
             return False
         if taken < len(frames):
@@ -134,7 +148,7 @@ class FrameStream:
     def _cut(self) -> list[Frame] | None:
         """The whole frames in the buffer, where they lie; None if the framing is broken."""
         frames: list[Frame] = []
-        view, at, end = self._view, self._start, self._end
+        buffer, view, at, end = self._buffer, self._view, self._start, self._end
         unpack = LENGTH.unpack_from
         while end - at >= 4:
             length = unpack(view, at)[0]
@@ -143,13 +157,20 @@ class FrameStream:
             after = at + 4 + length
             if after > end:
                 break
-            if length:
-                frames.append(Frame((view[at + 4 : after],), length))
-            else:
+            if not length:
                 self._port.drops["empty frame"] += 1
+            elif buffer[at + 4] == FIRST_BYTE and buffer[at + 4 : at + 4 + SIGNED] == SIGNATURE:
+                self._open(view[at + 4 : after], frames)
+            else:
+                frames.append(Frame((view[at + 4 : after],), length))
             at = after
         self._start = at
         return frames
+
+    def _open(self, capsule: View, frames: list[Frame]) -> None:
+        frame = self._peer.open(capsule) if len(capsule) >= OVERHEAD else None
+        if frame is not None:
+            frames.append(frame)
 
     def _make_room(self) -> None:
         """Move what is left to the front, unless the longest frame fits behind it anyway."""
@@ -192,9 +213,14 @@ class FrameStream:
         parts: list[bytes | View] = []
         size = 0
         for frame in frames:
-            parts.append(pack(frame.length))
+            length, offload = frame.length, frame.offload
+            if offload.plain:
+                parts.append(pack(length))
+            else:
+                length += OVERHEAD
+                parts.append(pack(length) + wrapped(offload))
             parts += frame.views
-            size += frame.length + 4
+            size += length + 4
         try:
             if len(parts) <= MOST_VECTORS:
                 sent = self.socket.sendmsg(parts)
@@ -205,19 +231,34 @@ class FrameStream:
         except OSError:  # reading tells what has become of the peer
             self._port.drops["peer gone"] += len(frames)
             return len(frames)
+        self._peer.carried(sent)
         return len(frames) if sent == size else self._keep_rest(frames, sent)
 
     def _keep_rest(self, frames: Sequence[Frame], sent: int) -> int:
         for index, frame in enumerate(frames):
-            size = frame.length + 4
+            size = frame.length + 4 + (0 if frame.offload.plain else OVERHEAD)
             if sent < size:
                 if sent == 0:
                     return index
-                whole = b"".join((LENGTH.pack(frame.length), *frame.views))
+                front = b"" if frame.offload.plain else wrapped(frame.offload)
+                whole = b"".join((LENGTH.pack(size - 4), front, *frame.views))
                 self._unsent = memoryview(whole)[sent:]
                 return index + 1
             sent -= size
         return len(frames)
+
+    def _say(self, capsule: bytes) -> None:
+        """Send a capsule of our own as soon as no frame is under way."""
+        self._unsaid = LENGTH.pack(len(capsule)) + capsule
+        if not self._unsent:
+            self._loop.defer(self._say_now)
+
+    def _say_now(self) -> None:
+        if self._unsaid and not self._unsent and not self._closed:
+            self._unsent, self._unsaid = memoryview(self._unsaid), b""
+            self._on_writable()
+            if self._unsent:
+                self._watch(self._events | WRITE)
 
     def _on_writable(self) -> None:
         if self._unsent:
@@ -228,6 +269,8 @@ class FrameStream:
             except OSError:
                 sent = len(self._unsent)
             self._unsent = self._unsent[sent:]
-        if not self._unsent:
+        if self._unsaid and not self._unsent:
+            self._say_now()
+        elif not self._unsent:
             self._watch(self._events & ~WRITE)
             self._port.resume()

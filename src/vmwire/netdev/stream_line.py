@@ -11,16 +11,22 @@ guest sees a pulled cable; *connected*, with the link up, frames going both ways
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from vmwire.engine.host import Host
+from vmwire.netdev.addresses import Place
 from vmwire.netdev.connections import Source
 from vmwire.netdev.framing import FrameStream
 from vmwire.wire.frame import Frame
 from vmwire.wire.port import Port, stats
 
 log = logging.getLogger(__name__)
+
+MAPPED = "::ffff:"
+"""In front of an IPv4 address as a socket of IPv6 sees it (RFC 4291 2.5.5.2)."""
 
 
 def _ignore(sock: socket.socket | None) -> None:
@@ -79,7 +85,8 @@ class StreamLine:
         self.port.set_link(self._plugged and self._stream is not None)
 
     def _on_connected(self, sock: socket.socket) -> None:
-        self._stream = FrameStream(sock, self._host.loop, self.port, self._on_lost)
+        loop, ends = self._host.loop, ends_of(sock)
+        self._stream = FrameStream(sock, loop, self.port, self._on_lost, ends)
         self.connections += 1
         self._on_change(sock)
         self._set_link()
@@ -107,3 +114,25 @@ class StreamLine:
         """Return the counters as plain data."""
         connected = self._stream is not None
         return stats(self.port) | {"connected": connected, "connections": self.connections}
+
+
+def _end(address: tuple[Any, ...]) -> str:
+    return f"{address[0].removeprefix(MAPPED)} {address[1]}"
+
+
+def ends_of(sock: socket.socket) -> tuple[str, str] | None:
+    """The two ends of a connection, as this one sees them; None if they have no names."""
+    try:
+        mine, theirs = sock.getsockname(), sock.getpeername()
+    except OSError:  # the peer has left already
+        return None
+    if sock.family != socket.AF_UNIX:
+        return _end(mine), _end(theirs)
+    if not mine and not theirs:
+        return None
+    path = mine or theirs
+    if isinstance(path, str):
+        path = os.path.realpath(path)
+    place = Place(socket.AF_UNIX, path)
+    ends = f"server of {place}", f"client of {place}"
+    return ends if mine else ends[::-1]

@@ -1,0 +1,180 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""Superframes whole between two vmwires: how they find each other, and how such frames travel.
+
+What QEMU's socket wires carry is finished Ethernet frames, and a stranger must never see anything
+else. Two processes of ours can do better: frames whose segmentation and checksums are still to be
+done travel with virtio's net header, in *capsules*.
+
+A capsule is an Ethernet frame to 01:80:C2:00:00:0F (no bridge forwards that group, and no guest
+listens to it) with the EtherType for local experiments (0x88B5, IEEE 802), so that who doesn't know
+it ignores it. Behind the header: ``vmw`` and a version, the kind, a zero byte, and
+
+* ``HELLO``: who says it to whom (``meeting``), and whether it is an answer; padded to 60 bytes;
+* ``WHOLE``: the net header (10 bytes), then the frame;
+* ``FIRST``, ``REST``: the same in two pieces, where one datagram can't hold it. ``REST`` follows
+  right behind its ``FIRST``, or the frame is lost.
+
+Finding each other. Everybody understands capsules at any time, but sends ``WHOLE`` only to who has
+said hello. Hello is said once a connection has carried ``WORTH_BYTES`` (a short exchange with a
+stranger, a harness that counts frames, sees none), and answered at once. A frame may have come
+through somebody's hub, from a connection of theirs; so hello names both ends of the connection, and
+counts only if these are the ends of ours as seen from the other side. Where there is something in
+between that changes addresses, frames stay plain, which is slower and nothing else.
+
+A connection that ends takes what was learnt with it. With datagrams nothing ends: there a hello
+counts for ``LEASE_S`` and is renewed while there is traffic.
+
+A guest can send capsules too. It gains nothing: it may describe superframes to its own card as it
+likes, and they are judged like these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+
+from vmwire.wire.frame import HEADER, MAX_FRAME, Frame, Offload, View
+from vmwire.wire.port import EVERYTHING, PACKETS_ONLY, Accepts, Port
+
+ETHERTYPE = 0x88B5
+SIGNATURE = bytes.fromhex("0180c200000f") + b"\x02vmwir" + ETHERTYPE.to_bytes(2, "big") + b"vmw\x01"
+FIRST_BYTE = SIGNATURE[0]
+SIGNED = len(SIGNATURE)
+HEAD = SIGNED + 2
+HELLO, WHOLE, FIRST, REST = 1, 2, 3, 4
+ANSWER = 1
+
+WHOLE_HEAD = SIGNATURE + bytes((WHOLE, 0))
+FIRST_HEAD = SIGNATURE + bytes((FIRST, 0))
+REST_HEAD = SIGNATURE + bytes((REST, 0))
+OVERHEAD = HEAD + HEADER.size
+"""What a capsule adds to a frame."""
+MEETING_BYTES = 16
+HELLO_BYTES = 60
+
+WORTH_BYTES = 64 << 10
+"""What a connection has carried before hello is said."""
+HELLO_EVERY_S = 2.0
+LEASE_S = 5.0
+
+
+def meeting(mine: str, theirs: str) -> bytes:
+    """The two ends of a connection, as the one who says hello sees them."""
+    words = f"{mine}\n{theirs}".encode(errors="surrogateescape")
+    return blake2b(words, digest_size=MEETING_BYTES).digest()
+
+
+def wrapped(offload: Offload) -> bytes:
+    """What goes in front of a frame that isn't finished."""
+    return WHOLE_HEAD + offload.packed
+
+
+class Acquaintance:
+    """What one end of a line knows of the other, and what is to be said.
+
+    ``ends`` are (mine, theirs), or None where hello can't be said. ``say(capsule)`` sends one; it
+    may come to nothing, which is then said again. ``now`` is given for datagrams, whose hello has
+    its time. ``finished`` is what strangers are sent, ``whole`` what friends take.
+    """
+
+    def __init__(
+        self,
+        port: Port,
+        say: Callable[[bytes], None],
+        *,
+        now: Callable[[], float] | None = None,
+        finished: Accepts = PACKETS_ONLY,
+    ) -> None:
+        self._port = port
+        self._say = say
+        self._now = now
+        self._finished = finished
+        self._ends: tuple[str, str] | None = None
+        self._first: tuple[Offload, View] | None = None
+        self.reset(None)
+
+    def reset(self, ends: tuple[str, str] | None) -> None:
+        """Begin anew with the ends of another connection, or none."""
+        self._ends = ends
+        self.known = False
+        self._worth = 0
+        self._said_at: float | None = None
+        self._heard_at = 0.0
+        self._first = None
+        self._port.set_accepts(self._finished)
+
+    # Speaking
+
+    def carried(self, size: int) -> None:
+        """Frames of so many bytes have passed, in either direction."""
+        if self._ends is None:
+            return
+        if self._now is not None and self._said_at is not None:
+            self._renew(self._now())
+        elif self._said_at is None:
+            self._worth += size
+            if self._worth >= WORTH_BYTES:
+                self._hello()
+
+    def _renew(self, now: float) -> None:
+        """The time of a hello runs out: say it again, to a friend only."""
+        if self.known:
+            assert self._said_at is not None
+            if now - self._heard_at > LEASE_S:
+                self.known = False
+                self._port.set_accepts(self._finished)
+                self._hello()
+            elif now - self._said_at > HELLO_EVERY_S:
+                self._hello()
+
+    def _hello(self, flags: int = 0) -> None:
+        assert self._ends is not None
+        self._said_at = 0.0 if self._now is None else self._now()
+        words = SIGNATURE + bytes((HELLO, flags)) + meeting(*self._ends)
+        self._say(words.ljust(HELLO_BYTES, b"\0"))
+
+    # Listening
+
+    def open(self, capsule: View) -> Frame | None:
+        """The frame in a capsule, if there is one; what is malformed or not for us is counted."""
+        kind, flags = capsule[SIGNED], capsule[SIGNED + 1]
+        body = capsule[HEAD:]
+        if kind == HELLO:
+            self._on_hello(bytes(body[:MEETING_BYTES]), flags)
+            return None
+        frame = None
+        if kind == REST:
+            frame = self._join(body)
+        elif kind in (WHOLE, FIRST) and len(body) > HEADER.size:
+            offload = Offload.unpack(bytes(body[: HEADER.size]))
+            data = body[HEADER.size :]
+            if kind == FIRST:
+                self._first = (offload, data)
+                return None
+            frame = Frame((data,), len(data), offload)
+        if frame is None or frame.length > MAX_FRAME:
+            self._port.drops["malformed capsule"] += 1
+            return None
+        return frame
+
+    def _join(self, rest: View) -> Frame | None:
+        if self._first is None:
+            return None
+        (offload, data), self._first = self._first, None
+        return Frame((data, rest), len(data) + len(rest), offload)
+
+    def forget_pieces(self) -> None:
+        """The memory of what was read is used again."""
+        self._first = None
+
+    def _on_hello(self, said: bytes, flags: int) -> None:
+        if self._ends is None or said != meeting(*reversed(self._ends)):
+            self._port.drops["hello for somebody else"] += 1
+            return
+        self._heard_at = 0.0 if self._now is None else self._now()
+        if not self.known:
+            self.known = True
+            self._port.set_accepts(EVERYTHING)
+        if not flags & ANSWER:
+            self._hello(ANSWER)
