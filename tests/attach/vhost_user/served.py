@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,25 @@ from vmwire.engine.host import FdStore, Host, NoStore
 from vmwire.engine.loop import Loop
 from vmwire.nic.options import VirtioNetPciOptions
 from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
+
+
+class Store:
+    """A store that lives as long as the test."""
+
+    def __init__(self) -> None:
+        self.on_trial = False
+        self.kept: dict[str, int] = {}
+
+    def take(self, name: str) -> int | None:
+        return os.dup(self.kept[name]) if name in self.kept else None
+
+    def keep(self, name: str, fd: int) -> None:
+        if name in self.kept:
+            self.drop(name)
+        self.kept[name] = os.dup(fd)
+
+    def drop(self, name: str) -> None:
+        os.close(self.kept.pop(name))
 
 
 class Served:
@@ -29,6 +49,10 @@ class Served:
         self.end = End("end")
         self.end.port.connect(self.nic.port)
         self.nic.open(Host(self.loop, store or NoStore()))
+        self.run()
+
+    def run(self) -> None:
+        """Serve, in a thread; also once more after ``die``."""
         self._thread = threading.Thread(target=self.loop.run)
         self._thread.start()
 
@@ -45,6 +69,11 @@ class Served:
         while not self.loop.call(condition):
             assert time.monotonic() < deadline, f"not in {timeout_s} s: {self.stats()}"
             time.sleep(0.002)
+
+    def die(self) -> None:
+        """As a worker dies: nothing is closed in order."""
+        self.loop.stop()
+        self._thread.join()
 
     def close(self) -> None:
         self.loop.stop()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attach.vhost_user.served import Served
+from tests.attach.vhost_user.served import Served, Store
 from vmwire.attach.listening import LONGEST_PATH, listen
 from vmwire.attach.vhost_user import VhostUserNic
 from vmwire.bench.vhost_user import FrontEnd, NetDriver
@@ -24,24 +24,6 @@ from vmwire.network import Network
 from vmwire.nic.options import VirtioNetPciOptions
 
 FRAME = bytes(range(100))
-
-
-class Store:
-    """A store that lives as long as the test."""
-
-    on_trial = False
-
-    def __init__(self) -> None:
-        self.kept: dict[str, int] = {}
-
-    def take(self, name: str) -> int | None:
-        return os.dup(self.kept[name]) if name in self.kept else None
-
-    def keep(self, name: str, fd: int) -> None:
-        self.kept[name] = os.dup(fd)
-
-    def drop(self, name: str) -> None:
-        os.close(self.kept.pop(name))
 
 
 def test_the_socket_is_its_owners_alone_and_goes_with_the_card(tmp_path: Path) -> None:
@@ -115,20 +97,13 @@ def test_a_lack_of_descriptors_passes(tmp_path: Path) -> None:
 def test_a_restarted_worker_takes_the_socket_back(tmp_path: Path) -> None:
     store = Store()
     served = Served(tmp_path, store)
-    front = FrontEnd(served.path)
-    front.barrier()
     inode = os.stat(served.path).st_ino
-    # the worker dies: nothing is closed in order
-    served.loop.stop()
-    served._thread.join()
-    assert served.nic._listener is not None
-    served.nic._listener.socket.close()
+    served.die()
     waiting = FrontEnd(served.path)  # in the backlog meanwhile
     again = Served(tmp_path, store)
     assert os.stat(again.path).st_ino == inode
     waiting.barrier()
     waiting.close()
-    front.close()
     again.close()
     assert store.kept == {}
     assert not os.path.exists(again.path)

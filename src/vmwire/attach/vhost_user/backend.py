@@ -12,6 +12,8 @@ ring whose memory has gone stops, and starts again by itself once the memory is 
 adding single regions is how QEMU replaces one, so for a moment after a removal the card is paused
 rather than told that its buffers point nowhere.
 
+A connection outlives its worker (``kept``): everything is put down after each batch of messages.
+
 Errors. A message that can't be followed is answered with a failure where the front end asked for an
 answer; elsewhere there is no way to tell it, and the connection ends (``ProtocolError`` leaves
 ``handle``). Requests that nobody knows are refused or passed over. No message is trusted with a
@@ -29,7 +31,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from vmwire.attach.vhost_user import lasting
 from vmwire.attach.vhost_user.channel import Channel, Message
+from vmwire.attach.vhost_user.kept import Keeping
 from vmwire.attach.vhost_user.shared import MAX_SLOTS, SharedMemory
 from vmwire.bus.protocol import ProtocolError
 from vmwire.bus.virtio.features import (
@@ -60,6 +64,7 @@ from vmwire.bus.virtio.vhost_user import (
     unpack_regions,
 )
 from vmwire.engine.clock import Timer
+from vmwire.engine.host import NotNow
 from vmwire.engine.loop import EDGE, READ, Loop
 from vmwire.engine.memory import AddressFault, DirtyLog, MappingError, Region, map_log
 from vmwire.nic.virtio_net import VirtioNet
@@ -116,6 +121,9 @@ class Ring:
     addresses: RingAddresses | None = None
     fds: dict[Request, int] = field(default_factory=dict)
     queue: SplitQueue | None = None
+    enabled: bool = False
+    lead: int = 0
+    """How far the position was ahead of the used index when the ring started; it stays so."""
 
     def notify(self) -> None:
         """Wake the driver, if it wants to be woken at all."""
@@ -141,8 +149,11 @@ class Backend:
         self.memory = SharedMemory()
         self.features = 0
         self.protocol_features = 0
+        self.rings: dict[int, Ring] = {}
+        self.log_info: LogInfo | None = None
+        self.keeping: Keeping | None = None
+        """Where all this is put down, so that it outlives the worker."""
         self._loop = loop
-        self._rings: dict[int, Ring] = {}
         self._log: DirtyLog | None = None
         self._settling: Timer | None = None
         nic.on_fault = self._on_fault
@@ -153,11 +164,69 @@ class Backend:
 
     def on_readable(self) -> None:
         """Serve what the front end has sent. Raises EOFError, OSError, ProtocolError at the end."""
+        if self.keeping is not None:
+            self.keeping.begin()
         while (message := self.channel.receive()) is not None:
             try:
                 self._serve(message)
             finally:
                 message.close()
+        self.keep()
+
+    # What outlives the worker
+
+    def keep(self) -> None:
+        """Put everything down, unless a message is only half there."""
+        if self.keeping is not None and not self.channel.busy:
+            self.keeping.write(lasting.save(self))
+
+    def hand_over(self) -> None:
+        """Put everything down for a successor; the loop stands still. Raises ``NotNow``."""
+        if self.channel.busy or self._settling is not None:
+            raise NotNow(f"{self.nic.name}: its machine is in the middle of something")
+        self.nic.let_go()
+        self.keep()
+
+    def agree(self, features: int, protocol_features: int) -> bool:
+        """Take on what was negotiated with an earlier worker; False if it isn't offered here."""
+        if features & ~self._offered or protocol_features & ~PROTOCOL_FEATURES:
+            return False
+        self.features, self.protocol_features = features, protocol_features
+        self.nic.negotiate(features & self.nic.offered)
+        return True
+
+    def add_ring(self, index: int, size: int, base: int) -> Ring:
+        """Return a ring that is known from an earlier worker. ValueError: there can't be one."""
+        try:
+            ring = self._ring(index)
+        except ProtocolError as error:
+            raise ValueError(str(error)) from None
+        ring.size, ring.base = size, base
+        return ring
+
+    def enable(self, ring: Ring, enabled: bool) -> None:
+        """Let a ring carry frames, or not."""
+        ring.enabled = enabled
+        self.nic.enable_queue(ring.index, enabled)
+
+    def start_again(self, ring: Ring, lead: int) -> None:
+        """Start a ring where its memory says that an earlier worker was."""
+        self._start(ring)
+        if ring.queue is None:
+            raise ValueError(f"ring {ring.index} can't start again")
+        ring.lead = lead
+        ring.queue.position = (ring.queue.used_index + lead) & 0xFFFF
+        ring.notify()  # of what was completed and perhaps not told
+
+    def use_log(self, fresh: DirtyLog | None, info: LogInfo | None) -> None:
+        """Log to another place from now on."""
+        self.log_info = info
+        old, self._log = self._log, fresh
+        self._follow_log()
+        if old is not None:
+            old.close()
+
+    # Messages
 
     def _serve(self, message: Message) -> None:
         header = message.header
@@ -236,7 +305,7 @@ class Backend:
 
     @_serves(Request.RESET_OWNER)
     def _reset_owner(self, message: Message) -> None:
-        for ring in self._rings.values():
+        for ring in self.rings.values():
             self._stop(ring)
 
     @_serves(Request.SEND_RARP, U64.size)
@@ -256,7 +325,13 @@ class Backend:
         infos = unpack_regions(message.payload)
         if len(infos) != len(message.fds):
             raise ProtocolError(f"{len(infos)} regions with {len(message.fds)} descriptors")
+        before = self.memory.infos
         self._move(self.memory.replace(infos, message.fds))
+        if self.keeping is not None:
+            for info in before:
+                self.keeping.region(info, None)
+            for info, fd in zip(infos, message.fds, strict=True):
+                self.keeping.region(info, fd)
 
     @_serves(Request.GET_MAX_MEM_SLOTS)
     def _get_max_mem_slots(self, message: Message) -> bytes:
@@ -266,15 +341,21 @@ class Backend:
     def _add_mem_reg(self, message: Message) -> None:
         if not message.fds:
             raise ProtocolError("a region without a descriptor")
-        self.memory.add(RegionInfo.unpack(message.payload), message.fds[0])
+        info = RegionInfo.unpack(message.payload)
+        self.memory.add(info, message.fds[0])
+        if self.keeping is not None:
+            self.keeping.region(info, message.fds[0])
         self._move([])
         self._settle()
 
     @_serves(Request.REM_MEM_REG, 40, fds=1)
     def _rem_mem_reg(self, message: Message) -> None:
-        region = self.memory.remove(RegionInfo.unpack(message.payload))
+        info = RegionInfo.unpack(message.payload)
+        region = self.memory.remove(info)
         if region is None:
             return
+        if self.keeping is not None:
+            self.keeping.region(info, None)
         self.nic.pause()
         self._settling = self._loop.call_later(REPLACEMENT_S, self._settle)
         self._move([region])
@@ -289,7 +370,7 @@ class Backend:
     def _move(self, old: list[Region]) -> None:
         """Move every ring to the memory as it is now, then unmap what is no longer in it."""
         self.nic.let_go()
-        for ring in self._rings.values():
+        for ring in self.rings.values():
             if ring.queue is not None and ring.addresses is not None:
                 try:
                     ring.queue.layout = self.memory.layout(ring.size, ring.addresses)
@@ -308,21 +389,17 @@ class Backend:
         if not message.fds:
             raise ProtocolError("a log without a descriptor")
         info = LogInfo.unpack(message.payload)
-        self._replace_log(map_log(message.fds[0], info.size, info.offset))
+        self.use_log(map_log(message.fds[0], info.size, info.offset), info)
+        if self.keeping is not None:
+            self.keeping.log(message.fds[0])
         return U64.pack(0)
 
     @_serves(Request.SET_LOG_FD, fds=1, largest=U64.size)
     def _set_log_fd(self, message: Message) -> None:
         """Take note of nothing: the log is shared memory, and its reader looks by itself."""
 
-    def _replace_log(self, fresh: DirtyLog | None) -> None:
-        old, self._log = self._log, fresh
-        self._follow_log()
-        if old is not None:
-            old.close()
-
     def _follow_log(self) -> None:
-        for ring in self._rings.values():
+        for ring in self.rings.values():
             self._follow_log_in(ring)
 
     def _follow_log_in(self, ring: Ring) -> None:
@@ -338,14 +415,14 @@ class Backend:
 
     @property
     def _running(self) -> bool:
-        return any(ring.queue is not None for ring in self._rings.values())
+        return any(ring.queue is not None for ring in self.rings.values())
 
     def _ring(self, index: int) -> Ring:
         if index >= 2 * self.pairs:
             raise ProtocolError(f"ring {index} of {2 * self.pairs}")
-        ring = self._rings.get(index)
+        ring = self.rings.get(index)
         if ring is None:
-            ring = self._rings[index] = Ring(index)
+            ring = self.rings[index] = Ring(index)
         return ring
 
     def _stopped_ring(self, message: Message) -> tuple[Ring, int]:
@@ -392,7 +469,7 @@ class Backend:
     @_serves(Request.SET_VRING_ENABLE, VRING_STATE.size)
     def _set_vring_enable(self, message: Message) -> None:
         index, enabled = VRING_STATE.unpack(message.payload)
-        self.nic.enable_queue(self._ring(index).index, bool(enabled))
+        self.enable(self._ring(index), bool(enabled))
 
     @_serves(Request.SET_VRING_KICK, U64.size, fds=1)
     def _set_vring_kick(self, message: Message) -> None:
@@ -426,7 +503,10 @@ class Backend:
             raise ProtocolError("something else than an event descriptor")
         self._drop_fd(ring, Request(message.header.request))
         if message.fds:
-            ring.fds[Request(message.header.request)] = message.take_fd()
+            which = Request(message.header.request)
+            fd = ring.fds[which] = message.take_fd()
+            if self.keeping is not None:
+                self.keeping.ring(ring.index, which, fd)
         return ring
 
     def _drop_fd(self, ring: Ring, which: Request) -> None:
@@ -434,6 +514,8 @@ class Backend:
         if fd is not None:
             self._loop.unwatch(fd)
             os.close(fd)
+            if self.keeping is not None:
+                self.keeping.ring(ring.index, which, None)
 
     def _start(self, ring: Ring) -> None:
         """Start a ring if everything is known that it takes."""
@@ -451,9 +533,10 @@ class Backend:
         except AddressFault as fault:
             log.info("%s: ring %d can't start: %s", self.nic.name, ring.index, fault)
             return
+        ring.lead = (ring.base - ring.queue.used_index) & 0xFFFF
         self._follow_log_in(ring)
         if not self.features & VHOST_USER_F_PROTOCOL_FEATURES:
-            self.nic.enable_queue(ring.index, True)
+            self.enable(ring, True)
         self.nic.start_queue(ring.index, ring.queue)
         self._watch(ring)
 
@@ -484,17 +567,20 @@ class Backend:
 
     def _on_fault(self, index: int) -> None:
         """Tell the machine that a ring is broken."""
-        self._rings[index].signal(Request.SET_VRING_ERR)
+        self.rings[index].signal(Request.SET_VRING_ERR)
 
     def close(self) -> None:
         """Stop everything and give everything back."""
+        keeping, self.keeping = self.keeping, None
+        if keeping is not None:
+            keeping.close()
         if self._settling is not None:
             self._settling.cancel()
-        for ring in self._rings.values():
+        for ring in self.rings.values():
             self._stop(ring)
             for which in list(ring.fds):
                 self._drop_fd(ring, which)
         self.nic.reset()
-        self._replace_log(None)
+        self.use_log(None, None)
         self.memory.close()
         self.channel.close()

@@ -57,6 +57,11 @@ class Channel:
         """Return the socket's descriptor."""
         return self.connection.fileno()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a part of a message has come."""
+        return bool(self._data or self._fds or self._header is not None)
+
     def receive(self) -> Message | None:
         """Return the next message; None: not all of it is there yet. EOFError: there is no more."""
         if self._header is None:

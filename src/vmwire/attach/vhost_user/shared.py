@@ -91,6 +91,11 @@ class SharedMemory:
         raise AddressFault(f"no memory at the front end's {address:#x}")
 
     @property
+    def infos(self) -> list[RegionInfo]:
+        """The regions as the front end described them."""
+        return list(self._regions)
+
+    @property
     def size(self) -> int:
         """Bytes of guest memory that we see."""
         return sum(info.size for info in self._regions)

@@ -114,7 +114,7 @@ class SplitQueue:
         self._used_index: int = self._used[1]
         self._told_index: int | None = None
         """Used index when the driver was last told; None: tell it in any case."""
-        self._kicks_wanted = True
+        self._kicks_wanted = not self._used[0]  # whoever served the ring before may have left it
 
     # The ring's memory
 
