@@ -79,9 +79,20 @@ def test_an_access_over_the_end_of_ram_finds_what_is_there(pc: Bench) -> None:
     assert pc.read(0xF_FFFD, 6) == b"\0\x11\x22\xff\xff\xff"
 
 
-def test_ram_ends_where_the_room_for_cards_begins() -> None:
-    with pytest.raises(ConfigError, match="0xc0000000"):
-        Bench(4 << 30)
+def test_ram_leaves_room_for_cards_below_4_gib() -> None:
+    with Bench((4 << 30) + 0x1000) as pc:
+        pc.writel(0xBFFF_FFFC, 5)
+        pc.writel(0xC000_0000, 6)
+        pc.writel(0x1_4000_0FFC, 7)
+        assert [pc.readl(at) for at in (0xBFFF_FFFC, 0xC000_0000, 0x1_4000_0FFC)] == [
+            5, 0xFFFF_FFFF, 7,
+        ]  # fmt: skip
+        assert pc.readl(0x1_4000_1000) == 0xFFFF_FFFF
+
+
+def test_more_ram_than_a_pc_can_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match="0x10000000000"):
+        Bench(1 << 41)
 
 
 @pytest.mark.parametrize("access", [

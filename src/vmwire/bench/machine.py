@@ -23,37 +23,45 @@ carries out a line of one.
 
 from __future__ import annotations
 
-import mmap
 import random
 from collections.abc import Callable
+from importlib import import_module
 from types import TracebackType
 from typing import Any
 
 from vmwire.bench import commands
-from vmwire.bench.address_space import AccessError, AddressSpace, Window
+from vmwire.bench.accesses import Accesses
+from vmwire.bench.address_space import AccessError
+from vmwire.bench.board import Board
 from vmwire.bench.cards import Nic
+from vmwire.bench.irq_lines import IrqLines
 from vmwire.bench.pci_host import PciHost
 from vmwire.bench.pci_view import PciFunctionView
-from vmwire.bench.script import Recorder, Script
+from vmwire.bench.ram import Ram
 from vmwire.bus.pci.config import Description
 from vmwire.bus.pci.function import ChipFactory, PciFunction
 from vmwire.engine.clock import ManualClock, Timers
-from vmwire.engine.memory import GuestMemory, Region
+from vmwire.engine.memory import GuestMemory
 from vmwire.errors import ConfigError
-from vmwire.nic import options, pci_options
 from vmwire.nic.pci_cards import card_of
 from vmwire.options.syntax import parse
 from vmwire.options.table import find, select, table_of
 
 RAM_SIZE = 128 << 20
-MOST_RAM = 0xC000_0000
-"""Above begins what is left for PCI below 4 GiB."""
-DECLARED = (options, pci_options)
-"""Importing them declares what can be said of the cards."""
+OnIrq = Callable[[int, bool], None]
+DECLARING = {"virtio": "vmwire.nic.options", "e1000e": "vmwire.nic.e1000e_options"}
+"""Where it is declared what can be said of a card, by how its name begins; others': ..."""
+DECLARING_OTHERS = "vmwire.nic.pci_options"
 DEFAULT_MAC = bytes.fromhex("525400123456")
 
 MOST_ROUNDS = 100_000
 """Turns in which cards put off more work before a bug is assumed."""
+
+
+def _declare(driver: str) -> None:
+    """Import the options of a card; of one that isn't there, nothing that matters."""
+    found = [where for start, where in DECLARING.items() if driver.startswith(start)]
+    import_module(found[0] if found else DECLARING_OTHERS)
 
 
 class HandClock(ManualClock):
@@ -67,26 +75,33 @@ class HandClock(ManualClock):
         self._now = max(self._now, seconds)
 
 
-class Bench:
-    """The machine; see the module. ``seed`` is for what chips take for random."""
+class Bench(Accesses):
+    """The machine; see the module. ``seed`` is for what chips take for random.
 
-    def __init__(self, ram_size: int = RAM_SIZE, *, seed: int = 0) -> None:
-        if not 0 < ram_size <= MOST_RAM:
-            raise ConfigError(f"ram_size={ram_size} isn't between 1 and {MOST_RAM:#x}")
+    ``bare`` is a machine with RAM and nothing else (QEMU's ``-machine none``).
+    """
+
+    def __init__(self, ram_size: int = RAM_SIZE, *, seed: int = 0, bare: bool = False) -> None:
+        self._ram = Ram(ram_size)
+        super().__init__(self._ram)
+        self.ram = self._ram.low
+        self.memory = self._ram.memory
         self.timers = Timers(HandClock())
-        self.recorder: Recorder | None = None
         self.cards: dict[str, Nic] = {}
-        self.on_irq: Callable[[int, bool], None] | None = None
-        """Told of the interrupts that are intercepted: their number, and whether it rose."""
+        self.on_irq: OnIrq | None = None
+        """Told of every interrupt line's changes while it is set: its number, and if it rose."""
+        self.lines = IrqLines(self._line_changed)
         self.random = random.Random(seed)
-        mapping = mmap.mmap(-1, ram_size)
-        self.ram = memoryview(mapping)
-        self.memory = GuestMemory([Region(0, self.ram, sealed=True, mapping=mapping)])
         self._now_ns = 0
         self._deferred: list[Callable[[], None]] = []
-        self._space = AddressSpace([Window(0, ram_size, self._load_ram, self._store_ram)])
-        self._ports = AddressSpace()
-        self._pci = PciHost(self._space, self._ports)
+        self.board = None if bare else Board(self._space, self._ports, self._ram, self.lines)
+        if self.board is not None:
+            self.board.chipset.hotplug.eject = self._eject
+            self.board.chipset.on_reset = self._reset_by_guest
+        self.on_eject: Callable[[Nic], None] = self.unseat
+        """What becomes of a card that the guest ejects."""
+        self.on_guest_reset: Callable[[], None] = self.reset_all
+        """What becomes of the machine when the guest resets it."""
 
     def __enter__(self) -> Bench:
         return self
@@ -103,7 +118,7 @@ class Bench:
         """Give the RAM back."""
         for card in self.cards.values():
             card.function.dma.memory = GuestMemory()
-        self.memory.close()
+        self._ram.close()
 
     # --- cards
 
@@ -112,6 +127,7 @@ class Bench:
 
         ``addr`` is a slot's number, or QEMU's text for a slot and function (``"04.0"``, in hex).
         """
+        _declare(driver)
         devfn = self._place(addr)
         properties.setdefault("id", f"nic{len(self.cards)}")
         properties.setdefault("mac", DEFAULT_MAC[:-1] + bytes([DEFAULT_MAC[-1] + len(self.cards)]))
@@ -120,6 +136,7 @@ class Bench:
 
     def plug_text(self, text: str) -> Nic:
         """Put a card in that is described in one text, like ``e1000,id=nic0,addr=4``."""
+        _declare(text)
         options = select("device", parse(text, "driver")).from_text(text)
         if options.id is None or options.mac is None:
             raise ConfigError("a card in a script needs its id and its mac")
@@ -160,7 +177,7 @@ class Bench:
     def _place(self, addr: int | str | None) -> int:
         """The function's number on the bus, as ``addr`` says or free."""
         if addr is None:
-            return self._pci.free_slot() << 3
+            return self._bus.free_slot() << 3
         if isinstance(addr, int):
             slot, function = addr, 0
         else:
@@ -195,7 +212,7 @@ class Bench:
         """Put a card in its place; ConfigError if that, or its name, is taken."""
         if nic.name in self.cards:
             raise ConfigError(f"there is a card '{nic.name}' already")
-        self._pci.seat(nic.devfn, nic.function)
+        self._bus.seat(nic.devfn, nic.function)
         nic.function.dma.memory = self.memory
         self.cards[nic.name] = nic
         self.settle()
@@ -203,25 +220,65 @@ class Bench:
     def unseat(self, nic: Nic) -> None:
         """Pull a card out; its line falls, and it reaches memory no more."""
         if self.cards.get(nic.name) is nic:
-            del self.cards[nic.name]
-            self._pci.unseat(nic.devfn)
             nic.function.reset()
+            del self.cards[nic.name]
+            self._bus.unseat(nic.devfn)
             nic.function.dma.memory = GuestMemory()
+            if self.board is not None:
+                self.board.chipset.hotplug.gone(nic.devfn >> 3)
             self.settle()
+
+    @property
+    def _bus(self) -> PciHost:
+        if self.board is None:
+            raise ConfigError("this machine has no PCI bus")
+        return self.board.pci
 
     def moved(self, nic: Nic, up: bool) -> None:
         """A card's line changes."""
+        if self.board is not None:
+            pin = nic.function.config.description.interrupt_pin
+            self.board.chipset.pin(nic.name, nic.devfn, pin, up)
 
     def message(self, address: int, data: int) -> None:
         """A message of a card's: a write of 32 bits, for whoever watches that word of RAM."""
-        if address + 4 <= len(self.ram):
-            self.ram[address : address + 4] = data.to_bytes(4, "little")
+        view = self._ram.view(address, 4)
+        if view is not None:
+            view[:] = data.to_bytes(4, "little")
+
+    def _line_changed(self, number: int, up: bool) -> None:
+        if self.on_irq is not None:
+            self.note(f"IRQ {'raise' if up else 'lower'} {number}")
+            self.on_irq(number, up)
+
+    # --- cards that come and go while the machine runs
+
+    def announce(self, nic: Nic) -> None:
+        """Tell the guest that a card was put in."""
+        if self.board is not None:
+            self.board.chipset.hotplug.came(nic.devfn >> 3)
+
+    def ask_out(self, nic: Nic) -> bool:
+        """Ask the guest to let a card go; False if it was asked already."""
+        assert self.board is not None
+        hotplug = self.board.chipset.hotplug
+        if hotplug.to_go >> (nic.devfn >> 3) & 1:
+            return False
+        hotplug.ask(nic.devfn >> 3)
+        return True
+
+    def _eject(self, slot: int) -> None:
+        for nic in [nic for nic in self.cards.values() if nic.devfn >> 3 == slot]:
+            self.on_eject(nic)
+
+    def _reset_by_guest(self) -> None:
+        self.on_guest_reset()
 
     def reset(self, nic: Nic) -> None:
         """The bus's reset, as this card sees it."""
         self.begin(f"reset {nic.name}")
         nic.function.reset()
-        self._pci.remap()
+        self._bus.remap()
         self.settle()
         self.end()
 
@@ -231,16 +288,25 @@ class Bench:
         state = nic.function.save()
         nic.function.reset()
         nic.function.restore(state)
-        self._pci.remap()
+        self._bus.remap()
         self.settle()
         self.end()
 
     def pci_functions(self) -> list[PciFunctionView]:
         """What is on the bus, by place."""
-        return self._pci.functions({nic.devfn: nic.name for nic in self.cards.values()})
+        if self.board is None:
+            return []
+        return self.board.pci.functions({nic.devfn: nic.name for nic in self.cards.values()})
 
     def reset_all(self) -> None:
-        """The machine's reset."""
+        """The machine's reset: all cards, all that is built in. RAM and clock stay; a card that
+        the guest was asked to let go, goes."""
+        if self.board is not None:
+            to_go = self.board.chipset.hotplug.to_go
+            for slot in range(32):
+                if to_go >> slot & 1:
+                    self._eject(slot)
+            self.board.reset()
         for nic in list(self.cards.values()):
             self.reset(nic)
 
@@ -259,137 +325,6 @@ class Bench:
             for callback in deferred:
                 callback()
         raise RuntimeError("a card puts its work off without end")
-
-    # --- ports
-
-    def inb(self, port: int) -> int:
-        return self._in("inb", port, 1)
-
-    def inw(self, port: int) -> int:
-        return self._in("inw", port, 2)
-
-    def inl(self, port: int) -> int:
-        return self._in("inl", port, 4)
-
-    def outb(self, port: int, value: int) -> None:
-        self._out("outb", port, 1, value)
-
-    def outw(self, port: int, value: int) -> None:
-        self._out("outw", port, 2, value)
-
-    def outl(self, port: int, value: int) -> None:
-        self._out("outl", port, 4, value)
-
-    def _in(self, name: str, port: int, size: int) -> int:
-        _check(port, size, 0, 16)
-        recorder = self._begin(f"{name} {port:#x}")
-        value = self._ports.load(port, size)
-        self.settle()
-        if recorder is not None:
-            recorder.end(commands.port_answer(value))
-        return value
-
-    def _out(self, name: str, port: int, size: int, value: int) -> None:
-        _check(port, size, value, 16)
-        recorder = self._begin(f"{name} {port:#x} {value:#x}")
-        self._ports.store(port, size, value)
-        self.settle()
-        if recorder is not None:
-            recorder.end()
-
-    # --- memory and registers
-
-    def readb(self, address: int) -> int:
-        return self._read("readb", address, 1)
-
-    def readw(self, address: int) -> int:
-        return self._read("readw", address, 2)
-
-    def readl(self, address: int) -> int:
-        return self._read("readl", address, 4)
-
-    def readq(self, address: int) -> int:
-        return self._read("readq", address, 8)
-
-    def writeb(self, address: int, value: int) -> None:
-        self._write("writeb", address, 1, value)
-
-    def writew(self, address: int, value: int) -> None:
-        self._write("writew", address, 2, value)
-
-    def writel(self, address: int, value: int) -> None:
-        self._write("writel", address, 4, value)
-
-    def writeq(self, address: int, value: int) -> None:
-        self._write("writeq", address, 8, value)
-
-    def read(self, address: int, length: int) -> bytes:
-        """Read bytes, from whatever is there."""
-        _check(address, length, 0, 64)
-        recorder = self._begin(f"read {address:#x} {length:#x}")
-        if address + length <= len(self.ram):
-            data = bytes(self.ram[address : address + length])
-        else:
-            data = b"".join(
-                self._space.load(at, size).to_bytes(size, "little")
-                for at, size in _pieces(address, length)
-            )
-            self.settle()
-        if recorder is not None:
-            recorder.end(f"0x{data.hex()}")
-        return data
-
-    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
-        """Write bytes, to whatever is there."""
-        length = len(data)
-        _check(address, length, 0, 64)
-        recorder = self._begin(f"write {address:#x} {length:#x} 0x", data)
-        if address + length <= len(self.ram):
-            self.ram[address : address + length] = data
-        else:
-            for at, size in _pieces(address, length):
-                start = at - address
-                part = bytes(data[start : start + size])
-                self._space.store(at, size, int.from_bytes(part, "little"))
-            self.settle()
-        if recorder is not None:
-            recorder.end()
-
-    def memset(self, address: int, length: int, value: int) -> None:
-        """Fill ``length`` bytes with one."""
-        _check(address, length, 0, 64)
-        _check(0, 1, value, 64)
-        recorder = self._begin(f"memset {address:#x} {length:#x} {value:#x}")
-        self.recorder = None
-        try:
-            self.write(address, bytes([value]) * length)
-        finally:
-            self.recorder = recorder
-        if recorder is not None:
-            recorder.end()
-
-    def _read(self, name: str, address: int, size: int) -> int:
-        _check(address, size, 0, 64)
-        recorder = self._begin(f"{name} {address:#x}")
-        value = self._space.load(address, size)
-        self.settle()
-        if recorder is not None:
-            recorder.end(commands.memory_answer(value))
-        return value
-
-    def _write(self, name: str, address: int, size: int, value: int) -> None:
-        _check(address, size, value, 64)
-        recorder = self._begin(f"{name} {address:#x} {value:#x}")
-        self._space.store(address, size, value)
-        self.settle()
-        if recorder is not None:
-            recorder.end()
-
-    def _load_ram(self, offset: int, size: int) -> int:
-        return int.from_bytes(self.ram[offset : offset + size], "little")
-
-    def _store_ram(self, offset: int, size: int, value: int) -> None:
-        self.ram[offset : offset + size] = value.to_bytes(size, "little")
 
     # --- time
 
@@ -433,53 +368,6 @@ class Bench:
 
     # --- scripts
 
-    def record(self) -> Script:
-        """From now on note every access; the script that is returned grows."""
-        self.recorder = Recorder()
-        return self.recorder.script
-
     def execute(self, line: str) -> str:
         """Carry out a command line; return its answer. ``ScriptError`` if it makes no sense."""
         return commands.execute(self, line)
-
-    def begin(self, command: str) -> None:
-        """Note a command that is about to be carried out."""
-        if self.recorder is not None:
-            self.recorder.begin(command)
-
-    def note(self, event: str) -> None:
-        """Note what a card did."""
-        if self.recorder is not None:
-            self.recorder.event(event)
-
-    def end(self, answer: str = "") -> None:
-        """Note the answer to the command."""
-        if self.recorder is not None:
-            self.recorder.end(answer)
-
-    def _begin(self, command: str, data: bytes | bytearray | memoryview = b"") -> Recorder | None:
-        recorder = self.recorder
-        if recorder is not None:
-            recorder.begin(command + data.hex())
-        return recorder
-
-
-def _check(address: int, size: int, value: int, bits: int) -> None:
-    """The bench's user gets told of a slip, where a real CPU couldn't make it."""
-    if address < 0 or address + size > 1 << bits:
-        raise AccessError(f"{size} bytes at {address:#x} are beyond the {bits}-bit address space")
-    if not 0 <= value < 1 << 8 * size:
-        raise AccessError(f"{value:#x} is no number of {size} bytes")
-
-
-def _pieces(address: int, length: int) -> list[tuple[int, int]]:
-    """Cut a range into aligned accesses of at most four bytes."""
-    pieces = []
-    end = address + length
-    while address < end:
-        size = min(address & -address or 4, 4)
-        while address + size > end:
-            size //= 2
-        pieces.append((address, size))
-        address += size
-    return pieces

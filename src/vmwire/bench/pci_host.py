@@ -16,10 +16,9 @@ the end of its space, answers nowhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
 
 from vmwire.bench.address_space import AddressSpace, Window
+from vmwire.bench.chipset import BuiltIn, Chipset
 from vmwire.bench.pci_view import PciFunctionView, view
 from vmwire.bus.pci.config import ROM
 from vmwire.bus.pci.function import PciFunction
@@ -28,50 +27,18 @@ from vmwire.errors import ConfigError
 CONFIG_ADDRESS = 0xCF8
 CONFIG_DATA = 0xCFC
 CONFIG_ENABLE = 1 << 31
+RESET_OFFSET = 1
+"""Port 0xCF9 by itself is the chipset's."""
 
 CONFIG_REGION = 7
 IO_SPACE = 1 << 16
 
 
-class Function(Protocol):
-    """What the bus needs of a PCI function (regions as VFIO counts them)."""
-
-    def read(self, region: int, offset: int, size: int) -> int:
-        """Read a number."""
-
-    def write(self, region: int, offset: int, size: int, value: int) -> None:
-        """Write a number."""
-
-
-@dataclass(frozen=True, slots=True)
-class FixedFunction:
-    """A function that is only there to be found: 16 bytes of configuration, all read-only."""
-
-    header: bytes
-
-    def read(self, region: int, offset: int, size: int) -> int:
-        if region != CONFIG_REGION:
-            return (1 << 8 * size) - 1
-        return int.from_bytes(self.header[offset : offset + size], "little")
-
-    def write(self, region: int, offset: int, size: int, value: int) -> None:
-        """Ignore it."""
-
-
-def fixed(vendor: int, device: int, revision: int, class_code: int, header: int) -> FixedFunction:
-    """Make a fixed function of its ids."""
-    parts = ((vendor, 2), (device, 2), (0, 4), (revision, 1), (class_code, 3), (0, 2), (header, 1))
-    return FixedFunction(b"".join(value.to_bytes(size, "little") for value, size in parts))
-
-
-HOST_BRIDGE = fixed(0x8086, 0x1237, 0x02, 0x060000, 0x00)  # 82441FX
-ISA_BRIDGE = fixed(0x8086, 0x7000, 0x00, 0x060100, 0x80)  # PIIX3, of several functions
-
-
 class PciHost:
     """Bus 0. ``remap`` puts the BARs' windows into the spaces behind what is always there."""
 
-    def __init__(self, memory: AddressSpace, ports: AddressSpace) -> None:
+    def __init__(self, memory: AddressSpace, ports: AddressSpace, chipset: Chipset) -> None:
+        self._chipset = chipset
         self._memory = memory
         self._ports = ports
         self._address = 0
@@ -81,7 +48,7 @@ class PciHost:
         )
         self._fixed_memory = list(memory.windows)
         self._fixed_ports = list(ports.windows)
-        self._seats: dict[int, Function] = {0: HOST_BRIDGE, 1 << 3: ISA_BRIDGE}
+        self._seats: dict[int, PciFunction | BuiltIn] = {**chipset.functions}
         self._cards: dict[int, PciFunction] = {}
 
     def seat(self, devfn: int, card: PciFunction) -> None:
@@ -97,6 +64,11 @@ class PciHost:
         del self._seats[devfn], self._cards[devfn]
         self.remap()
 
+    def reset(self) -> None:
+        """As at power-on, but for the cards."""
+        self._address = 0
+        self.remap()
+
     def free_slot(self) -> int:
         """The first device number with nothing in it."""
         taken = {devfn >> 3 for devfn in self._seats}
@@ -108,20 +80,24 @@ class PciHost:
     def functions(self, ids: Mapping[int, str]) -> list[PciFunctionView]:
         """What is on the bus, with the cards' ids by place."""
         return [
-            view(card.config, devfn, ids.get(devfn, ""))
-            for devfn, card in sorted(self._cards.items())
+            view(function.config, devfn, ids.get(devfn, ""))
+            for devfn, function in sorted(self._seats.items())
         ]
 
     # --- configuration ports
 
     def _load_cf8(self, offset: int, size: int) -> int:
+        if (offset, size) == (RESET_OFFSET, 1):
+            return self._chipset.reset_control
         return self._address if (offset, size) == (0, 4) else (1 << 8 * size) - 1
 
     def _store_cf8(self, offset: int, size: int, value: int) -> None:
         if (offset, size) == (0, 4):
             self._address = value
+        elif (offset, size) == (RESET_OFFSET, 1):
+            self._chipset.control_reset(value)
 
-    def _chosen(self) -> Function | None:
+    def _chosen(self) -> PciFunction | BuiltIn | None:
         """The function that the address register names."""
         address = self._address
         if not address & CONFIG_ENABLE or address >> 16 & 0xFF:

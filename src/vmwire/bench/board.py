@@ -1,0 +1,30 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""What makes a bench machine a PC: the PCI bus, the chipset, the firmware configuration device."""
+
+from __future__ import annotations
+
+from vmwire.bench.address_space import AddressSpace
+from vmwire.bench.chipset import Chipset
+from vmwire.bench.fw_cfg import FwCfg
+from vmwire.bench.irq_lines import IrqLines
+from vmwire.bench.pci_host import PciHost
+from vmwire.bench.ram import Ram
+
+
+class Board:
+    """The parts, put together."""
+
+    def __init__(
+        self, memory: AddressSpace, ports: AddressSpace, ram: Ram, lines: IrqLines
+    ) -> None:
+        self.fw_cfg = FwCfg(ram.size, ram.read, ram.write)
+        self.chipset = Chipset(lines, ports)
+        ports.windows += self.fw_cfg.windows()
+        self.pci = PciHost(memory, ports, self.chipset)
+
+    def reset(self) -> None:
+        """As at power-on, but for the cards."""
+        self.chipset.reset()
+        self.fw_cfg.reset()
+        self.pci.reset()
