@@ -21,7 +21,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "vmwire"
 LEVELS: list[set[str]] = [
     {"__main__"},
     {"cli"},
-    {"daemon", "monitor"},
+    {"daemon"},
+    {"monitor"},
     {"network"},
     {"graph"},
     {"registry", "catalogue"},

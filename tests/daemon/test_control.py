@@ -8,57 +8,80 @@ import selectors
 import socket
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from tests.daemon.instance import eventually
-from vmwire.daemon import control
-from vmwire.daemon.control import CommandError, ControlServer
+from vmwire.daemon import control, control_server
+from vmwire.daemon.control import CommandError
+from vmwire.daemon.control_server import Calls, ControlServer
 from vmwire.engine.host import NoStore
 from vmwire.errors import ConfigError
+from vmwire.monitor.monitor import Monitor
+from vmwire.monitor.table import INT, Command, takes
+from vmwire.network import Network
+
+NEGOTIATE = b'{"execute": "qmp_capabilities"}\n'
+STATS = b'{"execute": "stats"}\n'
 
 
-def _refuse(arguments: dict[str, Any]) -> dict[str, Any]:
+def _refuse(monitor: Monitor) -> None:
     raise ConfigError("that can't be had")
 
 
+COMMANDS = [
+    Command("stats", lambda monitor, n=0: {"sum": n}, {"n": takes(INT)}),
+    Command("big", lambda monitor: {"text": "x" * 1_000_000}, {}),
+    Command("refuse", _refuse, {}),
+]
+
+
 class Server:
-    """A control server with a thread of its own."""
+    """A control server with a thread of its own, over an empty network."""
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.network = Network()
         self.selector = selectors.DefaultSelector()
-        self.wake, self._wake_end = os.pipe()
-        self.selector.register(self.wake, selectors.EVENT_READ)
-        commands = {
-            "stats": lambda arguments: {"sum": arguments.get("n", 0)},
-            "big": lambda arguments: {"text": "x" * 1_000_000},
-            "refuse": _refuse,
-        }
-        self.server = ControlServer(self.selector, NoStore(), path, commands)
+        self.calls = Calls(self.selector)
+        self.monitor = Monitor(
+            self.network, extra={each.name: each for each in COMMANDS}, post=self.calls.post
+        )
+        self.server = ControlServer(self.selector, NoStore(), path, self.monitor)
+        self._ending = False
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
     def _run(self) -> None:
-        while True:
+        while not self._ending:
             for key, _ in self.selector.select():
-                if key.fd == self.wake:
-                    return
                 key.data()
 
+    def _end(self) -> None:
+        self._ending = True
+
     def close(self) -> None:
-        os.write(self._wake_end, b"x")
+        self.calls.post(self._end)
         self.thread.join(5)
         self.server.close()
-        os.close(self.wake)
-        os.close(self._wake_end)
+        self.calls.close()
+        self.network.close()
 
     def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
         client.settimeout(5)
         client.connect(self.path)
         return client
+
+    def negotiate(self) -> tuple[socket.socket, BinaryIO]:
+        """A connection that is past the greeting."""
+        client = self.connect()
+        stream = client.makefile("rb")
+        client.sendall(NEGOTIATE)
+        assert json.loads(stream.readline())["QMP"]
+        assert json.loads(stream.readline()) == {"return": {}}
+        return client, stream
 
     def try_stats(self) -> object:
         try:
@@ -67,10 +90,10 @@ class Server:
             return None
 
     def ask(self, line: bytes) -> Any:
-        with self.connect() as client:
+        client, stream = self.negotiate()
+        with client, stream:
             client.sendall(line + b"\n")
-            with client.makefile("rb") as stream:
-                return json.loads(stream.readline())
+            return json.loads(stream.readline())
 
 
 @pytest.fixture
@@ -85,21 +108,21 @@ def test_question_is_answered_with_its_id(server: Server) -> None:
     assert answer == {"return": {"sum": 7}, "id": "a"}
 
 
+def test_nothing_is_answered_before_the_negotiation(server: Server) -> None:
+    with server.connect() as client, client.makefile("rb") as stream:
+        client.sendall(STATS)
+        stream.readline()
+        assert json.loads(stream.readline())["error"]["class"] == "CommandNotFound"
+
+
 @pytest.mark.parametrize(
     "line",
-    [
-        b"not json",
-        b"[1]",
-        b"{}",
-        b'{"execute": 1}',
-        b'{"execute": "stats", "arguments": 3}',
-        b"\xff\xfe",
-        b"[" * 60000,
-    ],
+    [b"not", b"[1]", b"{}", b'{"execute": 1}', b'{"execute": "stats", "arguments": 3}', b"\xff"],
 )
 def test_garbage_gets_an_error_and_the_connection_goes_on(server: Server, line: bytes) -> None:
-    with server.connect() as client, client.makefile("rb") as stream:
-        client.sendall(line + b"\n\n" + b'{"execute": "stats"}\n')
+    client, stream = server.negotiate()
+    with client, stream:
+        client.sendall(line + b"\n" + STATS)
         assert json.loads(stream.readline())["error"]["class"] == "GenericError"
         assert json.loads(stream.readline()) == {"return": {"sum": 0}}
 
@@ -112,33 +135,60 @@ def test_unknown_command_and_refusal_are_errors(server: Server) -> None:
     }
 
 
-def test_line_without_an_end_closes_the_connection(server: Server) -> None:
-    with server.connect() as client, pytest.raises((BrokenPipeError, ConnectionResetError)):
-        for _ in range(100):
-            client.sendall(b"x" * control.MAX_LINE)
-    assert server.ask(b'{"execute": "stats"}')["return"]
+def test_commands_of_a_machine_are_not_there(server: Server) -> None:
+    for name in ("query-status", "system_reset", "query-pci", "quit"):
+        answer = server.ask(json.dumps({"execute": name}).encode())
+        assert answer["error"]["desc"] == f"The command {name} has not been found"
+
+
+def test_word_without_an_end_costs_a_bounded_amount(server: Server) -> None:
+    client, stream = server.negotiate()
+    with client, stream:
+        for _ in range(40):
+            client.sendall(b"x" * 65536)
+        assert json.loads(stream.readline())["error"]["desc"] == "JSON token size limit exceeded"
+        client.sendall(b"\n" + STATS)
+        assert json.loads(stream.readline()) == {"return": {"sum": 0}}
 
 
 def test_client_that_does_not_read_costs_a_bounded_amount(server: Server) -> None:
-    with server.connect() as client:
+    client, stream = server.negotiate()
+    with client, stream:
         client.sendall(b'{"execute": "big"}\n' * 8)
-        client.settimeout(5)
-        assert server.ask(b'{"execute": "stats"}')["return"]
-    assert server.ask(b'{"execute": "stats"}')["return"]
+        assert server.ask(STATS)["return"]
+    assert server.ask(STATS)["return"]
 
 
 def test_answer_larger_than_the_socket_arrives_whole(server: Server) -> None:
     assert len(server.ask(b'{"execute": "big"}')["return"]["text"]) == 1_000_000
 
 
+def test_events_from_the_engines_thread_reach_every_client(server: Server) -> None:
+    (one, first), (two, second) = server.negotiate(), server.negotiate()
+    with one, two, first, second:
+        server.network.host.emit("NIC_RX_FILTER_CHANGED", {"name": "n0"})
+        for stream in (first, second):
+            event = json.loads(stream.readline())
+            assert event["event"] == "NIC_RX_FILTER_CHANGED"
+            assert event["data"] == {"name": "n0"}
+            assert set(event["timestamp"]) == {"seconds", "microseconds"}
+
+
+def test_events_wait_for_a_client_that_is_slow(server: Server) -> None:
+    client, stream = server.negotiate()
+    with client, stream:
+        for number in range(3000):
+            server.network.host.emit("TEST", {"number": number, "pad": "x" * 100})
+        for number in range(3000):
+            assert json.loads(stream.readline())["data"]["number"] == number
+
+
 def test_clients_are_limited_and_places_come_free(server: Server) -> None:
-    clients = [server.connect() for _ in range(control.MAX_CLIENTS)]
-    for client in clients:
-        client.sendall(b'{"execute": "stats"}\n')
-        assert client.recv(100)
+    clients = [server.negotiate() for _ in range(control_server.MAX_CLIENTS)]
     with server.connect() as one_more:
         assert one_more.recv(100) == b""
-    for client in clients:
+    for client, stream in clients:
+        stream.close()
         client.close()
     eventually(lambda: server.try_stats() == {"sum": 0})
 
@@ -167,5 +217,6 @@ def test_asking_somebody_who_hangs_up_is_an_error(runtime: str) -> None:
 
 
 def test_path_that_can_not_be_had_is_the_users_error(runtime: str) -> None:
-    with pytest.raises(ConfigError, match="Can't open the control socket"):
-        ControlServer(selectors.DefaultSelector(), NoStore(), f"{runtime}/no/such", {})
+    with Network() as network, pytest.raises(ConfigError, match="Can't open the control socket"):
+        monitor = Monitor(network)
+        ControlServer(selectors.DefaultSelector(), NoStore(), f"{runtime}/no/such", monitor)

@@ -25,6 +25,8 @@ class Job:
     """How many workers there were before this one."""
     upgrades: int = 0
     """How often the network was handed over to a new worker."""
+    edits: list[Any] = field(default_factory=list)
+    """What was changed in the network since it was built (`vmwire.monitor.journal`)."""
     builder: str = "vmwire.daemon.worker:build_network"
     """Who makes the network of the config: a `vmwire.daemon.worker.Builder`."""
 

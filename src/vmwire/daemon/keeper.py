@@ -197,6 +197,10 @@ class Keeper:
             self._log("info", f"worker is ready after {time.monotonic() - self._born:.2f} s")
             self._report(message)
             self._follow_code()
+        elif "edits" in message:
+            self.job.edits, self.job.sockets = message["edits"], message["sockets"]
+        elif "quit" in message:
+            self._end()
         elif "upgrade" in message:
             self._upgrade(message["upgrade"])
         elif "quiet" in message:

@@ -25,15 +25,19 @@ import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 from vmwire.daemon import keeper, log, process, rundir
 from vmwire.daemon.channel import Channel
-from vmwire.daemon.control import ControlServer
+from vmwire.daemon.control_server import Calls, ControlServer
 from vmwire.daemon.job import Handles, Job, failure_data
+from vmwire.daemon.monitoring import monitor_of
 from vmwire.daemon.store import KeptFds, WorkerStore
 from vmwire.engine.host import FdStore, NotNow
 from vmwire.errors import ConfigError
+from vmwire.monitor.table import Command, ListType, needs
+from vmwire.network import Network
+from vmwire.options.values import STRING
 
 logger = logging.getLogger(__name__)
 
@@ -44,18 +48,7 @@ BRIEF_KEEPER_S = 1.0
 """A new keeper that dies this young would go on dying: no other one is tried."""
 
 
-class Served(Protocol):
-    """What the worker needs of a network."""
-
-    def start(self) -> None: ...
-    def close(self) -> None: ...
-    def stats(self) -> dict[str, Any]: ...
-    def wait(self) -> object: ...
-    def hand_over(self) -> None: ...
-    def go_on(self) -> None: ...
-
-
-Builder = Callable[[dict[str, Any], FdStore, int], Served]
+Builder = Callable[[dict[str, Any], FdStore, int], Network]
 """Config, store, number of workers before this one -> a network that isn't started yet."""
 
 
@@ -68,17 +61,15 @@ def builder(job: Job) -> Builder:
 
 def rehearse(config: dict[str, Any]) -> None:
     """Import what ``build_network`` takes; ConfigError for types that aren't there any more."""
-    from vmwire import network, registry
+    from vmwire import registry
 
     for kind, known in (("netdev", registry.NETDEVS), ("device", registry.DEVICES)):
         for type, *_ in config.get(f"{kind}s", ()):
             if registry.load(known, type) is None:
-                raise ConfigError(f"{network.__name__} has no {kind} of type '{type}'")
+                raise ConfigError(f"there is no {kind} of type '{type}' any more")
 
 
-def build_network(config: dict[str, Any], store: FdStore, restarts: int) -> Served:
-    from vmwire.network import Network
-
+def build_network(config: dict[str, Any], store: FdStore, restarts: int) -> Network:
     network = Network(store=store)
     try:
         network.build(config)
@@ -142,11 +133,12 @@ class Worker:
         self._keeper_pid: int | None = None  # None: the keeper is our parent, not our child
         self._keeper_born = 0.0
         self._store = WorkerStore(channel, kept, on_trial)
-        self._network: Served | None = None
+        self._network: Network | None = None
         self._control: ControlServer | None = None
         self._started = time.time()
         self._selector = selectors.DefaultSelector()
         self._ending = False
+        self._calls = Calls(self._selector)
         self._quiet = False
         self._upgrade_state = ""
         # Ctrl-C reaches everybody in the terminal's foreground; there the keeper decides.
@@ -157,8 +149,15 @@ class Worker:
         threading.excepthook = _on_thread_crash  # the engine's failure comes out of its wait()
         self._network = build(self.job.config, self._store, self.job.restarts)
         path = os.path.join(self.job.run_dir, rundir.CONTROL)
-        commands = {"stats": self._stats, "upgrade": self._upgrade}
-        self._control = ControlServer(self._selector, self._store, path, commands)
+        monitor = monitor_of(
+            self._network,
+            self.job,
+            lambda message: self._channel.send(dict(message)),
+            self._calls.post,
+            self._commands(),
+            on_trial=self._store.on_trial,
+        )
+        self._control = ControlServer(self._selector, self._store, path, monitor)
 
     def start(self) -> None:
         """Make the network stand, then say so."""
@@ -192,9 +191,16 @@ class Worker:
     def _end(self) -> None:
         self._ending = True
 
-    # Commands of the control socket
+    # Commands of the control socket that only a daemon has
 
-    def _stats(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _commands(self) -> list[Command]:
+        code = {"python": needs(STRING), "path": needs(ListType(element=STRING))}
+        return [
+            Command("stats", lambda monitor: self._stats(), {}, dict[str, Any]),
+            Command("upgrade", lambda monitor, **code: self._upgrade(**code), code),
+        ]
+
+    def _stats(self) -> dict[str, Any]:
         assert self._network is not None
         return {
             "pid": os.getpid(),
@@ -205,22 +211,18 @@ class Worker:
             **self._network.stats(),
         }
 
-    def _upgrade(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _upgrade(self, python: str, path: list[str]) -> None:
         """Begin an upgrade to the code that ``path`` leads the interpreter ``python`` to.
 
         It is over when another process answers ``stats``, or ``upgrade`` of that says why not.
         """
-        python, path = arguments.get("python"), arguments.get("path")
-        if not isinstance(python, str) or not isinstance(path, list) or not path:
-            raise ConfigError("'upgrade' takes 'python', a file, and 'path', a list of folders")
-        if not all(isinstance(each, str) for each in path):
-            raise ConfigError("'path' is a list of folders")
+        if not path:
+            raise ConfigError("'path' is a list of folders, at least one")
         if self._upgrade_state == RUNNING:
             raise ConfigError("an upgrade is under way already")
         if not self._channel.send({"upgrade": {"python": python, "path": path}}):
             raise ConfigError("this network has lost its keeper")
         self._upgrade_state = RUNNING
-        return {}
 
     def _stand_still(self) -> None:
         assert self._network is not None

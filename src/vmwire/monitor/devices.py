@@ -119,7 +119,9 @@ def device_add(monitor: Monitor, arguments: Mapping[str, Any]) -> None:
         raise CommandError(f"Invalid qdev ID '{id}'")
     options = table.from_options(JsonOptions(dict(arguments), ""))
     _check_free(monitor, table.name, options.netdev)
-    monitor.network.add(monitor.complete(options))
+    added = monitor.network.add(monitor.complete(options))
+    if monitor.journal is not None:
+        monitor.journal.added("device", monitor.network.devices[added].options)
 
 
 def _driver(monitor: Monitor, arguments: Mapping[str, Any]) -> Table[Any]:
@@ -156,6 +158,8 @@ def device_del(monitor: Monitor, id: str) -> None:
         return
     _check_alone(monitor, member)
     monitor.network.remove(name, kind="device")
+    if monitor.journal is not None:
+        monitor.journal.removed("device", name)
     monitor.tell("DEVICE_DELETED", {"device": name, "path": PERIPHERAL + name})
 
 

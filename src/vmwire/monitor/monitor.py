@@ -17,6 +17,7 @@ from typing import Any
 from vmwire.errors import ConfigError
 from vmwire.monitor import basics, devices, machine_commands, netdevs
 from vmwire.monitor.announce import Announcer
+from vmwire.monitor.journal import Journal
 from vmwire.monitor.machine import Machine
 from vmwire.monitor.table import Command, CommandError, merged
 from vmwire.network import Network
@@ -36,7 +37,8 @@ class Monitor:
 
     ``machine``: what a machine of ours adds. ``end``: how to end it all, where a client may.
     ``extra``: further commands. ``post``: brings a call from the engine's thread to the monitor's.
-    ``complete``: gives a new device what its place decides (a socket, say).
+    ``complete``: gives a new device what its place decides (a socket, say). ``journal``: told of
+    what commands change.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Monitor:
         extra: Mapping[str, Command] | None = None,
         post: Callable[[Callable[[], None]], None] = at_once,
         complete: Callable[[Any], Any] = lambda options: options,
+        journal: Journal | None = None,
         name: str | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -55,6 +58,7 @@ class Monitor:
         self.machine = machine
         self.end = machine.quit if machine is not None else end
         self.complete = complete
+        self.journal = journal
         self.name = name
         """What ``-name`` gave."""
         self.announcer = Announcer(network)

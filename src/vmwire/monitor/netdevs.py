@@ -65,6 +65,8 @@ def netdev_add(monitor: Monitor, arguments: Mapping[str, Any]) -> None:
     if options.id in monitor.network.netdevs:
         raise ConfigError(f"Duplicate ID '{options.id}'")
     monitor.network.add(options)
+    if monitor.journal is not None:
+        monitor.journal.added("netdev", options)
 
 
 @command("netdev_del", {"id": needs(STRING)})
@@ -73,6 +75,8 @@ def netdev_del(monitor: Monitor, id: str) -> None:
     if id not in monitor.network.netdevs:
         raise not_found(id)
     monitor.network.remove(id, kind="netdev")
+    if monitor.journal is not None:
+        monitor.journal.removed("netdev", id)
 
 
 @command("set_link", {"name": needs(STRING), "up": needs(BOOL)})
@@ -82,6 +86,8 @@ def set_link(monitor: Monitor, name: str, up: bool) -> None:
     if name not in network.netdevs and name not in network.devices:
         raise not_found(name)
     network.set_link(name, up)
+    if monitor.journal is not None:
+        monitor.journal.link(name, up)
 
 
 @command(
