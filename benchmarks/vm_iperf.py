@@ -1,7 +1,8 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
 """iperf3 in an unmodified Linux guest (TCG), both ways: vmwire, QEMU's user network and passt, all
-with the same QEMU 11.1. Each measurement boots a fresh guest. With another card than virtio-net,
+with the same QEMU 11.1. Each measurement boots a fresh guest. virtio-net is served by vmwire in
+both ways, over vhost-user ("vmwire") and register by register. With another card than virtio-net,
 vmwire's is behind vfio-user, the others' is QEMU's own; passt has its stream socket only.
 
     .venv/bin/python -m benchmarks.vm_iperf [--card e1000] [--rounds 5] [--seconds 4] [--only …]
@@ -113,6 +114,8 @@ def contestants(qemu: str, port: int, seconds: float, card: str) -> dict[str, pa
         "passt-stream": passt_stream,
     }
     if card == VIRTIO:
+        whole = ["-netdev", "user,id=n", "-device", f"{card},attach=vfio-user,netdev=n"]
+        measures["vmwire-vfio-user"] = lambda: boot(whole, prefix=True)
         measures["passt-vhost-user"] = passt_vhost_user
     return measures
 

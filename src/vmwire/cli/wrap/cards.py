@@ -8,7 +8,8 @@ only what the back end offers too. For most features that changes speed and noth
 others vanish without a word (watched on 7.2 and 11.1), so a user who asked for one keeps QEMU's
 network. A property in neither table is one that vmwire hasn't met: the same.
 
-``vfio-user``: PCI cards register by register. QEMU's part is a ``vfio-user-pci`` in the same slot;
+``vfio-user``: PCI cards register by register (virtio-net, too, with the card's own property
+``attach=vfio-user``, which QEMU doesn't know). QEMU's part is a ``vfio-user-pci`` in the same slot;
 all properties of the card are served, or say why not (`vmwire.nic.pci_options` judges), so what
 ``-global`` and ``-set`` say of the card is translated.
 """
@@ -43,7 +44,7 @@ _VIRTIO_PCI = names(
     "virtio-net virtio-net-pci virtio-net-pci-transitional virtio-net-pci-non-transitional"
 )
 _VIRTIO = _VIRTIO_PCI | {"virtio-net-device"}
-_E1000 = {name: name for name in ("e1000", "e1000-82544gc", "e1000-82545em")}
+_INTEL = {name: name for name in ("e1000", "e1000-82544gc", "e1000-82545em", "e1000e")}
 
 VHOST_USER = Attach(
     name="vhost-user",
@@ -54,17 +55,23 @@ VHOST_USER = Attach(
 )
 VFIO_USER = Attach(
     name="vfio-user",
-    drivers={**_E1000, "e1000-82540em": "e1000"},
-    models=_E1000,
+    drivers={
+        **_INTEL,
+        "e1000-82540em": "e1000",
+        **{name: name for name in _VIRTIO_PCI - {"virtio-net"}},
+        "virtio-net": "virtio-net-pci",
+    },
+    models=_INTEL,
     parents=("e1000-base", "pci-device"),
     replaces_card=True,
 )
 KINDS = (VHOST_USER, VFIO_USER)
 
 
-def attach_of(driver: str) -> Attach | None:
-    """How a card is served; None if it isn't."""
-    return next((kind for kind in KINDS if driver in kind.drivers), None)
+def attach_of(driver: str, wish: str | None = None) -> Attach | None:
+    """How a card is served, by the user's ``attach=`` if there is one; None if it isn't."""
+    kinds = [kind for kind in KINDS if driver in kind.drivers]
+    return next((kind for kind in kinds if wish in (None, kind.name)), None)
 
 
 def attach_of_model(model: str) -> Attach | None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which user-mode netdevs of a command line vmwire serves, and why it leaves the others.
+"""Which netdevs of a command line vmwire serves, and why it leaves the others.
 
 The contract: no command that starts without vmwire may fail, or mean something else, with it. So a
 netdev is *taken* only if everything that refers to it is understood and served; in every doubt it
@@ -8,7 +8,8 @@ netdev is *taken* only if everything that refers to it is understood and served;
 
 1. the whole line: does anything in it fix the card's or the RAM's shape from outside (a saved
    state to load, a config file), or end QEMU before it runs?
-2. each netdev: its own options, exactly one card that is served, nothing else that names it;
+2. each netdev: its own options, exactly one card that is served (or a hub: `hubs`), nothing else
+   that names it;
 3. QEMU and the RAM (`probe`, `memory`): asked only if something is left to take.
 """
 
@@ -19,6 +20,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from vmwire.catalogue import MODULES
 from vmwire.cli.wrap import cards, settings
 from vmwire.cli.wrap.cards import Attach
 from vmwire.cli.wrap.cmdline import QUESTIONS
@@ -59,7 +61,7 @@ class Wishes:
 
 @dataclass(slots=True)
 class Verdict:
-    """One ``-netdev user`` or ``-nic user``. Taken, unless there is a reason."""
+    """One ``-netdev`` or ``-nic`` of a type that is served. Taken, unless there is a reason."""
 
     entry: Entry
     id: str
@@ -69,7 +71,7 @@ class Verdict:
     properties: Values = field(default_factory=dict)
     """A replaced card's properties, with what ``-global`` and ``-set`` say of it."""
     card: Entry | None = None
-    """The ``-device``; None for ``-nic``, which is both."""
+    """The ``-device``; None for ``-nic``, which is both, and where there is a hub instead."""
     reason: str | None = None
 
     @property
@@ -81,17 +83,26 @@ class Verdict:
         return self.entry.option.name == "nic"
 
     @property
+    def is_hubport(self) -> bool:
+        return self.entry.type == "hubport"
+
+    @property
+    def has_card(self) -> bool:
+        """Whether a card is joined to it, and not a hub."""
+        return self.is_nic or self.card is not None
+
+    @property
     def replaced(self) -> bool:
         """Whether it is taken, and another device stands for the card in QEMU."""
         return self.taken and self.attach is not None and self.attach.replaces_card
 
 
 def candidates(survey: Survey) -> list[Verdict]:
-    """Every user-mode netdev of the new spellings, in order."""
+    """Every netdev of a type that is served, in the new spellings, in order."""
     found: list[Verdict] = []
     taken_ids = {entry.id for entry in survey.entries}
     for entry in survey.named("netdev", "nic"):
-        if entry.type != "user":
+        if entry.type not in MODULES["netdev"]:
             continue
         identifier = entry.id
         if identifier is None and entry.option.name == "nic":
@@ -176,12 +187,10 @@ def _reasons_of_one(
         yield "its id is given twice"
     if reason := judge.unserved(verdict.entry):
         yield reason
-    yield from (_nic_reasons(verdict) if verdict.is_nic else _card_reasons(survey, verdict))
-    if verdict.attach is None:
-        return
-    if verdict.attach.replaces_card:
+    yield from (_nic_reasons(verdict) if verdict.is_nic else _user_reasons(survey, verdict))
+    if verdict.attach is not None and verdict.attach.replaces_card:
         yield from _replaced_reasons(survey, verdict, judge)
-    else:
+    elif verdict.attach is not None:
         yield from _kept_reasons(survey, verdict)
     yield from _setting_reasons(survey, verdict)
 
@@ -197,25 +206,31 @@ def _nic_reasons(verdict: Verdict) -> Iterator[str]:
         verdict.driver = verdict.attach.models[model]
 
 
-def _card_reasons(survey: Survey, verdict: Verdict) -> Iterator[str]:
+def _user_reasons(survey: Survey, verdict: Verdict) -> Iterator[str]:
+    """Whoever uses the netdev: one card, or one place at a hub."""
     users = [
         entry
         for entry in survey.entries
         if entry.index != verdict.entry.index and entry.get("netdev") == verdict.id
     ]
     for user in users:
-        if user.option.name != "device":
+        if user.option.name != "device" and user.type != "hubport":
             yield f"{user.option} refers to it"
-    if not users:
+    on_a_hub = verdict.is_hubport and verdict.entry.get("netdev") is not None
+    if not users and not on_a_hub:
         yield "no card refers to it"
-    elif len(users) > 1:
+    elif len(users) + on_a_hub > 1:
         yield "several cards refer to it"
-    else:
-        verdict.card = users[0]
-        verdict.driver = users[0].type
-        verdict.attach = cards.attach_of(verdict.driver)
-        if verdict.attach is None:
-            yield _not_served(verdict.driver)
+    elif users and users[0].option.name == "device":
+        yield from _card_reasons(verdict, users[0])
+
+
+def _card_reasons(verdict: Verdict, card: Entry) -> Iterator[str]:
+    verdict.card = card
+    verdict.driver = card.type
+    verdict.attach = cards.attach_of(verdict.driver, card.get("attach"))
+    if verdict.attach is None:
+        yield _not_served(verdict.driver)
 
 
 def _not_served(card: str) -> str:
