@@ -20,6 +20,7 @@ FAMILIES: Mapping[str, str] = {
     "e1000": "vmwire.nic.e1000",
     "e1000-82544gc": "vmwire.nic.e1000",
     "e1000-82545em": "vmwire.nic.e1000",
+    "e1000e": "vmwire.nic.e1000e",
     "virtio-net-pci": "vmwire.nic.virtio",
     "virtio-net-pci-non-transitional": "vmwire.nic.virtio",
     "virtio-net-pci-transitional": "vmwire.nic.virtio",

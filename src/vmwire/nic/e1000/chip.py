@@ -45,9 +45,9 @@ from vmwire.nic.e1000.registers import (
     STATUS_FD,
     STATUS_LU,
     STATUS_SPEED_SHIFT,
-    WINDOW,
     Registers,
 )
+from vmwire.nic.e1000.shared_registers import WINDOW
 from vmwire.nic.e1000.statistics import Statistics
 from vmwire.nic.e1000.transmit import Transmitter
 from vmwire.wire.frame import Frame, Gso

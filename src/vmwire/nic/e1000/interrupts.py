@@ -14,7 +14,7 @@ A delay of zero is none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from vmwire.bus.pci.chip import InterruptPin
 from vmwire.engine.clock import Timer, Timers
@@ -33,10 +33,26 @@ ITR_UNIT_S = 256e-9
 DELAY_UNIT_S = 1.024e-6
 
 
+class Moderation(Protocol):
+    """What a delay needs of the interrupt logic."""
+
+    words: list[int]
+    timers: Timers
+
+    @property
+    def moderated(self) -> bool:
+        """Whether delays count."""
+
+    def raise_(self, causes: int) -> None:
+        """Add causes."""
+
+
 class Delay:
     """One cause, put off by a timer that starts again with each event and one that doesn't."""
 
-    def __init__(self, causes: Causes, cause: int, packet_index: int, absolute_index: int) -> None:
+    def __init__(
+        self, causes: Moderation, cause: int, packet_index: int, absolute_index: int
+    ) -> None:
         self._causes = causes
         self._cause = cause
         self._packet_index = packet_index
@@ -58,11 +74,19 @@ class Delay:
             return self._cause
         if self._packet is not None:
             self._packet.cancel()
-        self._packet = timers.call_later(wait * DELAY_UNIT_S, self.flush)
+        self._packet = timers.call_later(wait * DELAY_UNIT_S, self.on_packet_timer)
         most = words[self._absolute_index]
         if most and self._absolute is None:
-            self._absolute = timers.call_later(most * DELAY_UNIT_S, self.flush)
+            self._absolute = timers.call_later(most * DELAY_UNIT_S, self.on_absolute_timer)
         return 0
+
+    def on_packet_timer(self) -> None:
+        """No event came for a while."""
+        self.flush()
+
+    def on_absolute_timer(self) -> None:
+        """The first event was long enough ago."""
+        self.flush()
 
     def flush(self) -> None:
         """Report now what is put off, if anything is."""
@@ -76,6 +100,16 @@ class Delay:
             if timer is not None:
                 timer.cancel()
         self._packet = self._absolute = None
+
+
+class RingCauses(Protocol):
+    """What a ring needs of the interrupt logic."""
+
+    rx: Delay
+    tx: Delay
+
+    def raise_(self, causes: int) -> None:
+        """Add causes."""
 
 
 class Causes:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmwire.bus.pci.config import Bar, Description
-from vmwire.nic.e1000.registers import WINDOW
+from vmwire.nic.e1000.shared_registers import WINDOW
 
 INTEL = 0x8086
 ETHERNET = 0x020000

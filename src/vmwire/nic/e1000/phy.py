@@ -11,7 +11,7 @@ told to the MAC. The partner can do everything, so that what we advertise decide
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from vmwire.engine.clock import Timer, Timers
 
@@ -63,7 +63,7 @@ _RESETS = {
     GIGABIT_CONTROL: 0x0E00, GIGABIT_STATUS: 0x3C00, SPECIFIC_CONTROL: 0x0360,
     SPECIFIC_STATUS: 0xAC00, 20: 0x0D60,
 }  # fmt: skip
-_READ_ONLY = frozenset((STATUS, ID1, ID2, PARTNER, EXPANSION, 8, GIGABIT_STATUS, 15, 17, 19, 21))
+READ_ONLY = frozenset((STATUS, ID1, ID2, PARTNER, EXPANSION, 8, GIGABIT_STATUS, 15, 17, 19, 21))
 _CONTROL_HELD = 0x7DC0
 
 SPEED_10, SPEED_100, SPEED_1000 = range(3)
@@ -81,6 +81,8 @@ _ABILITIES = (
 
 class Phy:
     """The transceiver. ``changed()`` hears of a link that came or went."""
+
+    RESETS: ClassVar[Mapping[int, int]] = _RESETS
 
     def __init__(
         self, id2: int, timers: Timers, changed: Callable[[], None], *, slow: bool = True
@@ -110,7 +112,7 @@ class Phy:
     def _set_defaults(self) -> None:
         registers = self.registers
         registers[:] = [0] * 32
-        for number, value in _RESETS.items():
+        for number, value in self.RESETS.items():
             registers[number] = value
         registers[ID2] = self._id2
 
@@ -128,15 +130,19 @@ class Phy:
         if value >> 21 & 31 != ADDRESS or operation not in (OP_READ, OP_WRITE):
             return value | READY | ERROR
         if operation == OP_READ:
-            return value & ~0xFFFF | self.registers[number] | READY
+            return value & ~0xFFFF | self.read(number) | READY
         self.write(number, value & 0xFFFF)
         return value | READY
+
+    def read(self, number: int) -> int:
+        """Read one register."""
+        return self.registers[number]
 
     def write(self, number: int, value: int) -> None:
         """Write one register."""
         if number == CONTROL:
             self._write_control(value)
-        elif number not in _READ_ONLY:
+        elif number not in READ_ONLY:
             self.registers[number] = value
 
     def _write_control(self, value: int) -> None:

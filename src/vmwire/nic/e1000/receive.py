@@ -25,7 +25,7 @@ from vmwire.engine.dma import Dma
 from vmwire.engine.memory import AddressFault
 from vmwire.nic.e1000.checksums import judge, packet_checksum
 from vmwire.nic.e1000.filters import Filters
-from vmwire.nic.e1000.interrupts import Causes
+from vmwire.nic.e1000.interrupts import RingCauses
 from vmwire.nic.e1000.registers import (
     CTRL_RFCE,
     CTRL_VME,
@@ -46,14 +46,12 @@ from vmwire.wire.offload import FINISHED, cut, finish
 
 CTRL = R.CTRL.index
 RCTL = R.RCTL.index
-RDBAL = R.RDBAL.index
-RDBAH = R.RDBAH.index
-RDLEN = R.RDLEN.index
-RDH = R.RDH.index
-RDT = R.RDT.index
 RSRPD = R.RSRPD.index
 RXCSUM = R.RXCSUM.index
 VET = R.VET.index
+
+QUEUE_STRIDE = 0x40
+"""How many words a second queue's registers are behind the first one's."""
 
 DESCRIPTOR = Struct("<QHHBBH")  # address, length, checksum, status, errors, VLAN tag
 assert DESCRIPTOR.size == 16
@@ -87,31 +85,43 @@ def longest(rctl: int) -> int:
     return LONGEST if rctl & RCTL_LPE else USUAL
 
 
-class _Batch:
-    """What is to be written into the ring."""
+class Batch:
+    """What is to be written into the ring: buffers' bytes, and what descriptors will say."""
 
     __slots__ = ("groups", "lengths", "parts", "small", "writes")
 
     def __init__(self) -> None:
         self.parts: list[bytes | bytearray | memoryview] = []
-        self.writes: list[tuple[int, int, int, int, int]] = []
+        self.writes: list[tuple[int, ...]] = []
         self.lengths: list[int] = []
         self.groups: list[int] = []
         self.small = False
 
 
 class Receiver:
-    """Over the chip's ``words``."""
+    """Over the chip's ``words``.
+
+    ``UNITS`` is how many of the ring's 16 bytes a descriptor takes. A chip with descriptors of
+    another form overrides what reads and writes them, and what is put into a batch.
+    """
+
+    UNITS = 1
 
     def __init__(
         self,
         words: list[int],
         dma: Dma,
-        causes: Causes,
+        causes: RingCauses,
         statistics: Statistics,
         filters: Filters,
         drops: Counter[str],
+        *,
+        queue: int = 0,
     ) -> None:
+        places = (R.RDBAL, R.RDBAH, R.RDLEN, R.RDH, R.RDT)
+        self._base_low, self._base_high, self._length, self._head, self._tail = (
+            place.index + QUEUE_STRIDE * queue for place in places
+        )
         self._words = words
         self._dma = dma
         self._causes = causes
@@ -151,25 +161,26 @@ class Receiver:
         if not rctl & RCTL_EN:
             self._drops["receiver off"] += len(frames)
             return len(frames)
-        count, head, tail = words[RDLEN] >> 4, words[RDH], words[RDT]
-        if head >= count or tail >= count:
+        count, head, tail = words[self._length] >> 4, words[self._head], words[self._tail]
+        units = self.UNITS
+        if head >= count or tail >= count or (head | tail) % units:
             self._drops["receive ring without sense"] += len(frames)
             self._statistics.add(R.MPC.index, len(frames))
             return len(frames)
-        free = (tail - head) % count
+        free = (tail - head) % count // units
         if not free:
             return 0
-        batch = _Batch()
-        taken = self._prepare(batch, frames, rctl, free, count)
+        batch = self._batch()
+        taken = self._prepare(batch, frames, rctl, free, count // units)
         if batch.writes:
             self._fill(batch, head, count, free)
         return taken
 
     def _prepare(
-        self, batch: _Batch, frames: Sequence[Frame], rctl: int, free: int, count: int
+        self, batch: Batch, frames: Sequence[Frame], rctl: int, free: int, count: int
     ) -> int:
         """Make frames ready for ``free`` descriptors; return how many were dealt with."""
-        size, most, fcs = buffer_size(rctl), longest(rctl), 0 if rctl & RCTL_SECRC else 4
+        size, most, fcs = self._room(rctl), longest(rctl), 0 if rctl & RCTL_SECRC else 4
         writes, passes = batch.writes, self._filters.passes
         usual = self._words[VET] != 0x0800
         for number, frame in enumerate(frames):
@@ -192,7 +203,7 @@ class Receiver:
                 pass  # nothing else can keep it out
             elif not self._wanted(data, length, most, rctl):
                 continue
-            needed = 1 if length + 4 <= size else -(-(length + fcs) // size)
+            needed = 1 if length + 4 <= size else self._needed(data, length + fcs, size)
             if needed > free - len(writes):
                 if needed < count:
                     return number
@@ -204,7 +215,18 @@ class Receiver:
             self._place(batch, data, size, rctl, frame.offload.checked)
         return len(frames)
 
-    def _cut(self, batch: _Batch, frame: Frame, rctl: int, free: int, count: int) -> None:
+    def _batch(self) -> Batch:
+        return Batch()
+
+    def _room(self, rctl: int) -> int:
+        """Return the bytes that have room in any descriptor's buffers."""
+        return buffer_size(rctl)
+
+    def _needed(self, data: bytes, length: int, size: int) -> int:
+        """Return how many descriptors a frame takes that is longer than that."""
+        return -(-length // size)
+
+    def _cut(self, batch: Batch, frame: Frame, rctl: int, free: int, count: int) -> None:
         """Put the segments of a superframe into the batch; those that don't fit are the rest."""
         segments = cut(frame)
         room = free - len(batch.writes)
@@ -217,7 +239,7 @@ class Receiver:
             self._rest = self._place_alike(batch, segments, rctl, room)
 
     def _place_alike(
-        self, batch: _Batch, segments: list[bytearray], rctl: int, room: int
+        self, batch: Batch, segments: list[bytearray], rctl: int, room: int
     ) -> list[Frame]:
         """Place as many segments as there is room for; return the others."""
         status, errors = judge(bytes(segments[0]), self._words[RXCSUM], True)
@@ -240,7 +262,7 @@ class Receiver:
         untold = not words[RXCSUM] & 0xFF and not words[RSRPD]
         return ordinary and fits and untold and self._filters.passes(bytes(first[:6]))
 
-    def _place_rest(self, batch: _Batch, rctl: int, free: int, count: int) -> None:
+    def _place_rest(self, batch: Batch, rctl: int, free: int, count: int) -> None:
         """Deal with frames of our own like with any others."""
         rest, self._rest = self._rest, []
         self._rest = rest[self._prepare(batch, rest, rctl, free, count) :]
@@ -274,7 +296,7 @@ class Receiver:
             self._statistics.add(R.FCRUC.index)
         return bool(rctl & RCTL_PMCF) and not rctl & RCTL_DPF
 
-    def _place(self, batch: _Batch, data: bytes, size: int, rctl: int, trusted: bool) -> None:
+    def _place(self, batch: Batch, data: bytes, size: int, rctl: int, trusted: bool) -> None:
         """Cut a frame into buffers, and say what its descriptors will."""
         words = self._words
         rxcsum = words[RXCSUM]
@@ -306,53 +328,61 @@ class Receiver:
             written = (checksum, status | DD | EOP, errors, special) if last else (0, DD, 0, 0)
             batch.writes.append((len(part), *written))
 
-    def _fill(self, batch: _Batch, head: int, count: int, free: int) -> None:
+    def _fill(self, batch: Batch, head: int, count: int, free: int) -> None:
         """Write buffers and descriptors, move on, and interrupt."""
         words = self._words
-        base = words[RDBAH] << 32 | words[RDBAL]
-        used = len(batch.writes)
+        base = words[self._base_high] << 32 | words[self._base_low]
+        done, units = len(batch.writes), self.UNITS
+        used = done * units
         first = min(used, count - head)
         starts, lengths = [base + 16 * head], [16 * first]
         if first < used:
             starts.append(base)
             lengths.append(16 * (used - first))
         try:
-            block = b"".join(self._dma.gather(starts, lengths))
-            addresses = [fields[0] for fields in DESCRIPTOR.iter_unpack(block)]
-            self._write_buffers(batch, addresses)
-            pack = DESCRIPTOR.pack
-            done = b"".join(
-                [pack(at, *write) for at, write in zip(addresses, batch.writes, strict=True)]
-            )
-            self._dma.write(starts[0], done[: 16 * first])
+            written = self._write(batch, b"".join(self._dma.gather(starts, lengths)))
+            self._dma.write(starts[0], written[: 16 * first])
             if first < used:
-                self._dma.write(base, done[16 * first :])
+                self._dma.write(base, written[16 * first :])
         except AddressFault:
             self._drops["receive ring without memory"] += len(batch.lengths)
             self._statistics.add(R.MPC.index, len(batch.lengths))
             return
-        words[RDH] = (head + used) % count
+        words[self._head] = (head + used) % count
         self._statistics.passed(RECEIVED, batch.lengths, batch.groups)
-        self._report(batch, count, free, free - used)
+        self._report(batch, count // units, free, free - done)
 
-    def _write_buffers(self, batch: _Batch, addresses: list[int]) -> None:
+    def _write(self, batch: Batch, block: bytes) -> bytes:
+        """Fill the buffers of a ``block`` of descriptors; return what the block says then."""
+        addresses = [fields[0] for fields in DESCRIPTOR.iter_unpack(block)]
+        writes = batch.writes
+        for number in self._write_buffers(addresses, batch.parts):
+            length, checksum, status, errors, special = writes[number]
+            writes[number] = (length, checksum, status, errors | RXE, special)
+        pack = DESCRIPTOR.pack
+        return b"".join([pack(at, *write) for at, write in zip(addresses, writes, strict=True)])
+
+    def _write_buffers(
+        self, addresses: list[int], parts: list[bytes | bytearray | memoryview]
+    ) -> list[int]:
+        """Write each part to its address; return the numbers of those that have no memory."""
         try:
             if 0 not in addresses:
-                self._dma.write_each(addresses, batch.parts)
-                return
+                self._dma.write_each(addresses, parts)
+                return []
         except AddressFault:
             pass  # one by one, to find which
-        writes = batch.writes
-        for number, (address, part) in enumerate(zip(addresses, batch.parts, strict=True)):
+        lost = []
+        for number, (address, part) in enumerate(zip(addresses, parts, strict=True)):
             try:
                 if address:
                     self._dma.write(address, part)
             except AddressFault:
-                length, checksum, status, errors, special = writes[number]
-                writes[number] = (length, checksum, status, errors | RXE, special)
+                lost.append(number)
                 self._drops["receive buffer without memory"] += 1
+        return lost
 
-    def _report(self, batch: _Batch, count: int, before: int, after: int) -> None:
+    def _report(self, batch: Batch, count: int, before: int, after: int) -> None:
         causes = self._causes.rx.event()
         threshold = count >> 1 + min(self._words[RCTL] >> 8 & 3, 2)
         if after <= threshold < before:

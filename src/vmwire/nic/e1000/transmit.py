@@ -22,7 +22,7 @@ from typing import Any
 
 from vmwire.engine.dma import Dma
 from vmwire.engine.memory import AddressFault, View
-from vmwire.nic.e1000.interrupts import Causes
+from vmwire.nic.e1000.interrupts import RingCauses
 from vmwire.nic.e1000.offloads import TUCMD_TSE, Context, Request, assemble, legacy
 from vmwire.nic.e1000.registers import CTRL_VME, TCTL_EN, TCTL_PSP, TXD_LOW, TXDW, TXQE
 from vmwire.nic.e1000.registers import Registers as R
@@ -31,13 +31,10 @@ from vmwire.wire.frame import ETHERNET_HEADER, GSO_NONE, NO_OFFLOAD, Frame
 
 CTRL = R.CTRL.index
 TCTL = R.TCTL.index
-TDBAL = R.TDBAL.index
-TDBAH = R.TDBAH.index
-TDLEN = R.TDLEN.index
-TDH = R.TDH.index
-TDT = R.TDT.index
-TXDCTL = R.TXDCTL.index
 VET = R.VET.index
+
+QUEUE_STRIDE = 0x40
+"""How many words a second queue's registers are behind the first one's."""
 
 DESCRIPTOR = Struct("<QII")
 assert DESCRIPTOR.size == 16
@@ -69,7 +66,7 @@ _PADDING = memoryview(bytes(MINIMUM))
 _NONE = Request(Context())
 
 
-class _Packet:
+class Packet:
     """A packet whose end hasn't come yet."""
 
     __slots__ = ("addresses", "bad", "begun", "head", "length", "lengths", "request")
@@ -92,7 +89,7 @@ class _Packet:
             self.length += length
 
 
-Mark = tuple[int, Context, _Packet | None]
+Mark = tuple[int, Context, Packet | None]
 """Where a frame begins: descriptors before it, and the context and unfinished packet there."""
 
 
@@ -106,14 +103,19 @@ class Transmitter:
         self,
         words: list[int],
         dma: Dma,
-        causes: Causes,
+        causes: RingCauses,
         statistics: Statistics,
         send: Callable[[Sequence[Frame]], int],
         defer: Callable[[Callable[[], None]], None],
         drops: Counter[str],
         *,
+        queue: int = 0,
         saves_segmentation: bool = True,
     ) -> None:
+        places = (R.TDBAL, R.TDBAH, R.TDLEN, R.TDH, R.TDT, R.TXDCTL)
+        self._base_low, self._base_high, self._length, self._head, self._tail, self._control = (
+            place.index + QUEUE_STRIDE * queue for place in places
+        )
         self._words = words
         self._dma = dma
         self._causes = causes
@@ -125,19 +127,19 @@ class Transmitter:
         self._running = False
         self._deferred = False
         self._context = Context()
-        self._packet = _Packet()
+        self._packet = Packet()
 
     def reset(self) -> None:
         """Forget contexts and an unfinished packet."""
         self._context = Context()
-        self._packet = _Packet()
+        self._packet = Packet()
 
     def run(self) -> None:
         """Send what is in the ring."""
         words = self._words
         if self._running or not words[TCTL] & TCTL_EN:
             return
-        count, head, tail = words[TDLEN] >> 4, words[TDH], words[TDT]
+        count, head, tail = words[self._length] >> 4, words[self._head], words[self._tail]
         if head == tail:
             return
         if head >= count or tail >= count:
@@ -161,11 +163,11 @@ class Transmitter:
         done = number
         if taken < len(frames):
             done, self._context, packet = marks[taken]
-            self._packet = packet or _Packet()
+            self._packet = packet or Packet()
         if done:
             if reports:
                 self._write_back(block, count, head, [at for at in reports if at < done])
-            self._words[TDH] = (head + done) % count
+            self._words[self._head] = (head + done) % count
             self._report(block, reports, done, pending)
         self._count(frames[:taken])
         if done == number < pending and not self._deferred:
@@ -178,7 +180,7 @@ class Transmitter:
 
     def _fetch(self, count: int, head: int, number: int) -> bytearray:
         """Read ``number`` descriptors from ``head`` on."""
-        base = self._words[TDBAH] << 32 | self._words[TDBAL]
+        base = self._words[self._base_high] << 32 | self._words[self._base_low]
         first = min(number, count - head)
         addresses, lengths = [base + 16 * head], [16 * first]
         if first < number:
@@ -218,7 +220,7 @@ class Transmitter:
             if frame is not None:
                 frames.append(frame)
                 marks.append(mark)
-            packet = self._packet = _Packet()
+            packet = self._packet = Packet()
             mark = (at + 1, self._context, None)
         if packet.addresses:
             self._keep(packet)
@@ -230,7 +232,7 @@ class Transmitter:
             return _NONE
         return Request(self._context, bool(lower & TSE), bool(upper & IXSM), bool(upper & TXSM))
 
-    def _frame(self, packet: _Packet, lower: int, upper: int) -> Frame | None:
+    def _frame(self, packet: Packet, lower: int, upper: int) -> Frame | None:
         """Make the frame of a packet whose last descriptor this is; None if it is dropped."""
         request = packet.request
         limit = MAX_SUPERFRAME if request.segment else MAX_PACKET
@@ -272,7 +274,7 @@ class Transmitter:
             frame = Frame(views, MINIMUM, frame.offload)
         return frame
 
-    def _keep(self, packet: _Packet) -> None:
+    def _keep(self, packet: Packet) -> None:
         """Copy what there is of an unfinished packet: its descriptors may be reported done."""
         try:
             parts = self._dma.gather(packet.addresses, packet.lengths)
@@ -287,7 +289,7 @@ class Transmitter:
             return
         for at in reports:
             block[16 * at + STATUS_AT] |= DONE
-        base = self._words[TDBAH] << 32 | self._words[TDBAL]
+        base = self._words[self._base_high] << 32 | self._words[self._base_low]
         first, end, edge = reports[0], reports[-1] + 1, count - head
         view = memoryview(block)
         try:
@@ -311,7 +313,7 @@ class Transmitter:
             else:
                 self._causes.tx.stop()
                 causes |= TXDW
-        low = (self._words[TXDCTL] >> 25) * 8
+        low = (self._words[self._control] >> 25) * 8
         if left < low <= pending:
             causes |= TXD_LOW
         if causes:
@@ -359,7 +361,7 @@ class Transmitter:
         if not bad and len(head) != state["length"]:
             raise ValueError("a packet that isn't as long as it says")
         self._context = Context(*map(int, context))
-        packet = self._packet = _Packet()
+        packet = self._packet = Packet()
         packet.begun, packet.head, packet.bad = bool(state["begun"]), head, bad
         packet.length = len(head)
         segment, ip, transport = map(bool, request[9:])
@@ -370,9 +372,9 @@ def _flags(request: Request) -> tuple[bool, bool, bool]:
     return request.segment, request.ip_checksum, request.transport_checksum
 
 
-def _copy(packet: _Packet) -> _Packet:
-    copy = _Packet()
-    for name in _Packet.__slots__:
+def _copy(packet: Packet) -> Packet:
+    copy = Packet()
+    for name in Packet.__slots__:
         value = getattr(packet, name)
         setattr(copy, name, list(value) if isinstance(value, list) else value)
     return copy

@@ -1,0 +1,623 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""The chip: its register windows, and what hangs on the registers.
+
+BAR 0 is the registers. BAR 1 is the flash, which reads as zeros. BAR 2 is two I/O words through
+which the registers are reached without memory space: IOADDR says which one, IODATA is it. BAR 3 is
+the MSI-X table, which the bus answers. The registers are 32 bits wide; smaller accesses see a part.
+
+The chip has no clock of its own and recurses nowhere: what it sends in a loopback mode goes
+straight to its receivers, which send nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from struct import Struct
+from typing import Any
+
+from vmwire.bus.pci.chip import Slot
+from vmwire.nic.e1000.filters import Filters
+from vmwire.nic.e1000.phy import ERROR, INT_EN
+from vmwire.nic.e1000.receive import LONGEST
+from vmwire.nic.e1000.registers import (
+    CTRL_EXT_EE_RST,
+    CTRL_FD,
+    CTRL_FRCDPX,
+    CTRL_FRCSPD,
+    CTRL_PHY_RST,
+    CTRL_RST,
+    CTRL_SLU,
+    CTRL_SPEED_SHIFT,
+    LSC,
+    MDAC,
+    RAH_AV,
+    RCTL_EN,
+    RCTL_LBM,
+    RDTR_FPD,
+    STATUS_ASDV_SHIFT,
+    STATUS_FD,
+    STATUS_LU,
+    STATUS_SPEED_SHIFT,
+)
+from vmwire.nic.e1000.shared_registers import WINDOW
+from vmwire.nic.e1000.statistics import Statistics
+from vmwire.nic.e1000e.interrupts import Causes
+from vmwire.nic.e1000e.models import IO_WINDOW
+from vmwire.nic.e1000e.nvm import Nvm, contents
+from vmwire.nic.e1000e.phy import PagedPhy
+from vmwire.nic.e1000e.receive import ExtendedReceiver, Shared, SplitReceiver
+from vmwire.nic.e1000e.registers import (
+    ALIASES,
+    CTRL_MASTER_DISABLE,
+    QUEUES,
+    RCTL_SPLIT,
+    STATUS_MASTER_ENABLED,
+    STATUS_PHYRA,
+    SWSM_SMBI,
+    TSYNC_VALID,
+    WRITABLE_CAUSES,
+    Registers,
+)
+from vmwire.nic.e1000e.scaling import Scaling
+from vmwire.nic.e1000e.timesync import TimeSync
+from vmwire.nic.e1000e.transmit import QueueTransmitter
+from vmwire.wire.frame import Frame, Gso
+from vmwire.wire.offload import finish
+from vmwire.wire.port import Accepts, Port
+from vmwire.wire.port import stats as port_stats
+
+REGISTERS, FLASH, IO, MESSAGES = range(4)
+IOADDR, IODATA = 0, 4
+
+CTRL = Registers.CTRL.index
+ICR = Registers.ICR.index
+IMS = Registers.IMS.index
+RCTL = Registers.RCTL.index
+STATUS = Registers.STATUS.index
+
+_STATUS_LINK_BITS = STATUS_FD | STATUS_LU | 3 << STATUS_SPEED_SHIFT | 3 << STATUS_ASDV_SHIFT
+_RCTL_DTYP = 3 << 10
+
+_PLACES = tuple(
+    register.index
+    for register in (
+        Registers.ICR, Registers.IMS, Registers.RCTL, Registers.TCTL,
+        Registers.RDBAL, Registers.RDBAH, Registers.RDLEN, Registers.RDH, Registers.RDT,
+        Registers.TDBAL, Registers.TDBAH, Registers.TDLEN, Registers.TDH, Registers.TDT,
+        Registers.RDBAL1, Registers.RDBAH1, Registers.RDLEN1, Registers.RDH1, Registers.RDT1,
+        Registers.TDBAL1, Registers.TDBAH1, Registers.TDLEN1, Registers.TDH1, Registers.TDT1,
+        Registers.CTRL, Registers.CTRL_EXT, Registers.IVAR, Registers.EIAC, Registers.IAM,
+        Registers.RXCSUM, Registers.RFCTL, Registers.PSRCTL,
+    )
+)  # fmt: skip
+_PLACE = Struct(f"<{len(_PLACES)}I")
+_place_of = itemgetter(*_PLACES)
+assert _PLACE.size <= 240
+
+STATE_VERSION = 1
+
+
+class E1000E(Registers):
+    """The card; see ``vmwire.bus.pci.chip.Chip`` for the contract.
+
+    ``init_vet``: VET is 8100h after a reset. ``offloads``: superframes and unfinished checksums
+    pass between the card and its wire. ``migrate_timadj``: a saved state holds TIMADJ.
+    """
+
+    def __init__(
+        self,
+        slot: Slot,
+        *,
+        mac: bytes,
+        init_vet: bool = True,
+        offloads: bool = True,
+        migrate_timadj: bool = True,
+    ) -> None:
+        super().__init__()
+        self.drops: Counter[str] = Counter()
+        """Frames lost here, and rings that couldn't be followed, by reason."""
+        kinds = Gso.TCPV4 | Gso.TCPV6 | Gso.ECN if offloads else Gso.NONE
+        self.port = Port(
+            slot.name,
+            self._receive,
+            resume=self._on_resume,
+            link_changed=self._on_carrier,
+            accepts=Accepts(offloads, kinds, LONGEST),
+        )
+        self._init_vet, self._offloads = init_vet, offloads
+        self._migrate_timadj = migrate_timadj
+        self._io_address = 0
+        self._nvm = Nvm(contents(mac))
+        self._causes = Causes(self.words, slot.interrupts, slot.timers)
+        self._phy = PagedPhy(slot.timers, self._on_link)
+        self._statistics = Statistics(self.words)
+        self._filters = Filters(self.words)
+        self._scaling = Scaling(self.words)
+        self._sync = TimeSync(self.words, slot.timers.now)
+        self._make_queues(slot)
+        self.reset()
+
+    def _make_queues(self, slot: Slot) -> None:
+        shared = Shared(
+            self.words, slot.dma, self._statistics, self._filters, self.drops, self._scaling,
+            self._sync, self._causes,
+        )  # fmt: skip
+        self._plain = [ExtendedReceiver(shared, queue) for queue in range(QUEUES)]
+        self._split = [SplitReceiver(shared, queue) for queue in range(QUEUES)]
+        self._receivers: Sequence[ExtendedReceiver] = self._plain
+        self._transmitters = [
+            QueueTransmitter(
+                self.words, slot.dma, self._causes.queues[queue], self._statistics, self._send,
+                slot.defer, self.drops, queue=queue, sync=self._sync,
+            )
+            for queue in range(QUEUES)
+        ]  # fmt: skip
+
+    # Accesses
+
+    def load(self, region: int, offset: int, size: int) -> int:
+        """Read registers."""
+        if region == REGISTERS and size == 4 and not offset & 3:
+            return self._load_register(offset)
+        value = done = 0
+        while done < size:  # a part, or parts, of whole registers
+            at = offset + done
+            width = min(4 - (at & 3), size - done)
+            whole = self._load_word(region, at & ~3) >> 8 * (at & 3)
+            value |= (whole & (1 << 8 * width) - 1) << 8 * done
+            done += width
+        return value
+
+    def _load_register(self, offset: int) -> int:
+        if offset >= WINDOW:
+            return 0
+        offset = ALIASES.get(offset, offset)
+        reader = self._readers.get(offset)
+        return self.words[offset >> 2] if reader is None else reader(self)
+
+    def _load_word(self, region: int, offset: int) -> int:
+        if region == REGISTERS:
+            return self._load_register(offset)
+        if region == IO and offset == IOADDR:
+            return self._io_address
+        if region == IO and offset == IODATA:
+            return self._load_register(self._io_address & ~3)
+        return 0
+
+    def store(self, region: int, offset: int, size: int, value: int) -> None:
+        """Write registers."""
+        if region == REGISTERS and size == 4 and not offset & 3:
+            self._store_register(offset, value)
+            return
+        done = 0
+        while done < size:
+            at = offset + done
+            width = min(4 - (at & 3), size - done)
+            part = value >> 8 * done & (1 << 8 * width) - 1
+            self._store_word(region, at & ~3, part << 8 * (at & 3))
+            done += width
+
+    def _store_register(self, offset: int, value: int) -> None:
+        if offset < WINDOW:
+            self.store32(ALIASES.get(offset, offset), value)
+
+    def _store_word(self, region: int, offset: int, value: int) -> None:
+        if region == REGISTERS:
+            self._store_register(offset, value)
+        elif region == IO and offset == IOADDR:
+            self._io_address = value
+        elif region == IO and offset == IODATA:
+            self._store_register(self._io_address & ~3, value)
+
+    # Reset and state
+
+    def reset(self) -> None:
+        """Power on."""
+        self._io_address = 0
+        self._sync.reset()
+        self._software_reset()
+        self._phy.reset(self.port.carrier)
+        self.words[ICR] = 0
+        self._causes.update()
+
+    def _software_reset(self) -> None:
+        """CTRL.RST: all of the MAC; the PHY, its link and the clock stay (10.2.2.1)."""
+        self._causes.reset()
+        stamped = self.TIMINCA
+        self.reset_registers()
+        self.TIMINCA = stamped
+        if not self._init_vet:
+            self.VET = 0
+        self._load_address()
+        for transmitter in self._transmitters:
+            transmitter.reset()
+        for receiver in (*self._plain, *self._split):
+            receiver.reset()
+        self._scaling.forget()
+        self._show_link()
+        self._note_receiver()
+
+    def _load_address(self) -> None:
+        """Put the NVM's address into the first receive address."""
+        mac = self._nvm.mac
+        self.words[Registers.RAL.index] = int.from_bytes(mac[:4], "little")
+        self.words[Registers.RAH.index] = RAH_AV | int.from_bytes(mac[4:], "little")
+
+    def save(self) -> dict[str, Any]:
+        """Return the whole state as plain data."""
+        return {
+            "version": STATE_VERSION,
+            "model": "e1000e",
+            "registers": self.save_registers(),
+            "io_address": self._io_address,
+            "nvm": self._nvm.save(),
+            "phy": self._phy.save(),
+            "transmit": [transmitter.save() for transmitter in self._transmitters],
+            "interrupts": self._causes.save(),
+            "sync": self._sync.save(),
+        }
+
+    def save_place(self) -> bytes:
+        """Return the rings' and the interrupts' registers; see ``vmwire.bus.pci.chip.Placed``."""
+        return _PLACE.pack(*_place_of(self.words))
+
+    def _restore_place(self, place: object) -> None:
+        if place is None:
+            return
+        if not isinstance(place, bytes) or len(place) != _PLACE.size:
+            raise ValueError("not a card's place in its rings")
+        for index, value in zip(_PLACES, _PLACE.unpack(place), strict=True):
+            self.words[index] = value
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take on a state that ``save`` gave. ValueError if it isn't one."""
+        try:
+            if state["version"] != STATE_VERSION or state["model"] != "e1000e":
+                raise ValueError("not a state of an 82574L")
+            self._restore_parts(state)
+        except (KeyError, TypeError, IndexError, OverflowError) as error:
+            raise ValueError(f"not a card's state: {error!r}") from error
+        self._scaling.forget()
+        self._note_receiver()
+        self._transmit()
+
+    def _restore_parts(self, state: Mapping[str, Any]) -> None:
+        self._causes.reset()
+        self.restore_registers(bytes(state["registers"]))
+        self._restore_place(state.get("place"))
+        if not self._migrate_timadj:
+            self.TIMADJL = self.TIMADJH = 0
+        self._io_address = int(state["io_address"]) & 0xFFFFFFFF
+        self._nvm.restore(state["nvm"])
+        self._phy.restore(state["phy"], self.port.carrier)
+        for transmitter, saved in zip(self._transmitters, state["transmit"], strict=True):
+            transmitter.restore(saved)
+        self._sync.restore(state["sync"])
+        self._causes.restore(state["interrupts"])
+
+    # General registers
+
+    @Registers.CTRL.on_write
+    def _on_ctrl(self, value: int) -> None:
+        if value & CTRL_RST:
+            self._software_reset()
+        if value & CTRL_PHY_RST:
+            self.STATUS |= STATUS_PHYRA
+            self._phy.hard_reset()
+        self._show_link()
+
+    @Registers.CTRL_DUP.on_write
+    def _on_ctrl_dup(self, value: int) -> None:
+        self.store32(Registers.CTRL.offset, value)
+
+    @Registers.CTRL_DUP.on_read
+    def _read_ctrl_dup(self) -> int:
+        return self.CTRL
+
+    @Registers.STATUS.on_write
+    def _on_status(self, value: int) -> None:
+        if not value & STATUS_PHYRA:
+            self.STATUS &= ~STATUS_PHYRA
+
+    @Registers.CTRL_EXT.on_write
+    def _on_ctrl_ext(self, value: int) -> None:
+        if value & CTRL_EXT_EE_RST:
+            self._load_address()
+            self._filters.forget()
+
+    @Registers.EECD.on_write
+    def _on_eecd(self, value: int) -> None:
+        self.EECD = self._nvm.control_register(value)
+
+    @Registers.EERD.on_write
+    def _on_eerd(self, value: int) -> None:
+        self.EERD = self._nvm.read_register(value)
+
+    @Registers.EEWR.on_write
+    def _on_eewr(self, value: int) -> None:
+        self.EEWR = self._nvm.write_register(value)
+
+    @Registers.MDIC.on_write
+    def _on_mdic(self, value: int) -> None:
+        self.MDIC = done = self._phy.access(value)
+        if value & INT_EN and not done & ERROR:
+            self._causes.raise_(MDAC)
+
+    @Registers.SWSM.on_read
+    def _read_swsm(self) -> int:
+        """Who reads SMBI as clear has it."""
+        value = self.SWSM
+        self.SWSM = value | SWSM_SMBI
+        return value
+
+    # Interrupts
+
+    @Registers.ICR.on_read
+    def _read_icr(self) -> int:
+        return self._causes.read()
+
+    @Registers.ICR.on_write
+    def _on_icr(self, value: int) -> None:
+        self._causes.clear(value)
+
+    @Registers.ICS.on_write
+    def _on_ics(self, value: int) -> None:
+        self._causes.raise_(value & WRITABLE_CAUSES)
+
+    @Registers.ICS.on_read
+    def _read_ics(self) -> int:
+        return self.ICR
+
+    @Registers.IMS.on_write
+    def _on_ims(self, value: int) -> None:
+        self.words[IMS] |= value & WRITABLE_CAUSES
+        self._causes.update()
+
+    @Registers.IMC.on_write
+    def _on_imc(self, value: int) -> None:
+        self.words[IMS] &= ~value
+        self._causes.update()
+
+    @Registers.IVAR.on_write
+    def _on_ivar(self, value: int) -> None:
+        self._causes.update()
+
+    @Registers.RDTR.on_write
+    def _on_rdtr(self, value: int) -> None:
+        if value & RDTR_FPD:
+            for queue in self._causes.queues:
+                queue.rx.flush()
+
+    @Registers.TIDV.on_write
+    def _on_tidv(self, value: int) -> None:
+        if value & RDTR_FPD:
+            for queue in self._causes.queues:
+                queue.tx.flush()
+
+    # Statistics' pairs
+
+    @Registers.GORCH.on_read
+    def _read_gorch(self) -> int:
+        return self._statistics.read_pair_high(Registers.GORCL.index)
+
+    @Registers.GOTCH.on_read
+    def _read_gotch(self) -> int:
+        return self._statistics.read_pair_high(Registers.GOTCL.index)
+
+    @Registers.TORH.on_read
+    def _read_torh(self) -> int:
+        return self._statistics.read_pair_high(Registers.TORL.index)
+
+    @Registers.TOTH.on_read
+    def _read_toth(self) -> int:
+        return self._statistics.read_pair_high(Registers.TOTL.index)
+
+    # Time
+
+    @Registers.SYSTIML.on_read
+    def _read_systiml(self) -> int:
+        return self._sync.read_low()
+
+    @Registers.SYSTIMH.on_write
+    def _on_systimh(self, value: int) -> None:
+        self._sync.written()
+
+    @Registers.TIMADJH.on_write
+    def _on_timadjh(self, value: int) -> None:
+        self._sync.adjust()
+
+    @Registers.TIMINCA.on_write
+    def _on_timinca(self, value: int) -> None:
+        self._sync.set_rate()
+
+    @Registers.RXSTMPH.on_read
+    def _read_rxstmph(self) -> int:
+        self.TSYNCRXCTL &= ~TSYNC_VALID
+        return self.RXSTMPH
+
+    @Registers.TXSTMPH.on_read
+    def _read_txstmph(self) -> int:
+        self.TSYNCTXCTL &= ~TSYNC_VALID
+        return self.TXSTMPH
+
+    # Transmit
+
+    @Registers.TDT.on_write
+    @Registers.TDH.on_write
+    @Registers.TDLEN.on_write
+    @Registers.TARC0.on_write
+    def _on_transmit_0(self, value: int) -> None:
+        self._transmitters[0].run()
+
+    @Registers.TDT1.on_write
+    @Registers.TDH1.on_write
+    @Registers.TDLEN1.on_write
+    @Registers.TARC1.on_write
+    def _on_transmit_1(self, value: int) -> None:
+        self._transmitters[1].run()
+
+    @Registers.TCTL.on_write
+    def _on_tctl(self, value: int) -> None:
+        self._transmit()
+
+    def _transmit(self) -> None:
+        for transmitter in self._transmitters:
+            transmitter.run()
+
+    def _on_resume(self) -> None:
+        self._transmit()
+
+    def _send(self, frames: Sequence[Frame]) -> int:
+        if not self._loops:
+            if self.words[STATUS] & STATUS_LU:
+                return self._offer(frames)
+            self.drops["no link"] += len(frames)
+            return len(frames)
+        for frame in frames:
+            whole = [frame] if frame.offload.plain else finish(frame)
+            for part in whole:
+                self._receivers[self._queue_of(part)].receive_own([part])
+        return len(frames)
+
+    def _offer(self, frames: Sequence[Frame]) -> int:
+        """Send; without offloads the wire gets nothing that is unfinished."""
+        if self._offloads:
+            return self.port.send(frames)
+        for number, frame in enumerate(frames):
+            whole = [frame] if frame.offload.plain else finish(frame)
+            if self.port.send(whole) < len(whole):
+                return number
+        return len(frames)
+
+    @property
+    def _loops(self) -> bool:
+        """Whether what is sent comes back, by the MAC's or the PHY's loopback."""
+        return bool(self.words[RCTL] & RCTL_LBM) or self._phy.loopback
+
+    # Receive
+
+    @Registers.RCTL.on_write
+    def _on_rctl(self, value: int) -> None:
+        self._note_receiver()
+
+    @Registers.RDT.on_write
+    @Registers.RDH.on_write
+    @Registers.RDLEN.on_write
+    def _on_receive_0(self, value: int) -> None:
+        self._go_on_receiving(0)
+
+    @Registers.RDT1.on_write
+    @Registers.RDH1.on_write
+    @Registers.RDLEN1.on_write
+    def _on_receive_1(self, value: int) -> None:
+        self._go_on_receiving(1)
+
+    def _go_on_receiving(self, queue: int) -> None:
+        receiver = self._receivers[queue]
+        if receiver.starved:
+            receiver.starved = False
+            receiver.receive(())
+            if not receiver.starved:
+                self.port.resume()
+
+    @Registers.RAL.on_write
+    @Registers.RAH.on_write
+    @Registers.MTA.on_write
+    def _on_filter(self, value: int) -> None:
+        self._filters.forget()
+
+    @Registers.RSSRK.on_write
+    def _on_key(self, value: int) -> None:
+        self._scaling.forget()
+
+    def _note_receiver(self) -> None:
+        """The receiver was set up anew."""
+        self._filters.forget()
+        split = self.words[RCTL] & _RCTL_DTYP == RCTL_SPLIT
+        chosen: Sequence[ExtendedReceiver] = self._split if split else self._plain
+        if chosen is not self._receivers:
+            for new, old in zip(chosen, self._receivers, strict=True):
+                new.starved = old.starved
+                old.reset()
+            self._receivers = chosen
+        for queue in range(QUEUES):
+            self._go_on_receiving(queue)
+
+    def _queue_of(self, frame: Frame) -> int:
+        return self._scaling.queue_of(frame) if self._scaling.enabled else 0
+
+    def _receive(self, frames: Sequence[Frame]) -> int:
+        if self._loops:
+            self.drops["loopback"] += len(frames)
+            return len(frames)
+        if not self.words[STATUS] & STATUS_LU:
+            self.drops["no link"] += len(frames)
+            return len(frames)
+        if not self._scaling.enabled:
+            return self._receivers[0].receive(frames)
+        return self._spread(frames)
+
+    def _spread(self, frames: Sequence[Frame]) -> int:
+        """Give each run of frames to its queue; a full one holds up what comes behind."""
+        queue_of = self._scaling.queue_of
+        start = 0
+        while start < len(frames):
+            queue, end = queue_of(frames[start]), start + 1
+            while end < len(frames) and queue_of(frames[end]) == queue:
+                end += 1
+            taken = self._receivers[queue].receive(frames[start:end])
+            if taken < end - start:
+                return start + taken
+            start = end
+        return len(frames)
+
+    # Link
+
+    def set_link(self, up: bool) -> None:
+        """Plug or pull the cable at the card."""
+        self.port.set_link(up)
+
+    def _on_carrier(self, carrier: bool) -> None:
+        self._phy.set_carrier(carrier)
+
+    def _on_link(self) -> None:
+        """The PHY's link came or went."""
+        self._show_link()
+        self._causes.raise_(LSC)
+
+    def _show_link(self) -> None:
+        """Work STATUS out of the PHY's link and CTRL."""
+        phy, ctrl = self._phy, self.words[CTRL]
+        speed, full = phy.speed, phy.full_duplex
+        shown = speed << STATUS_ASDV_SHIFT
+        if ctrl & CTRL_FRCSPD:
+            speed = min(ctrl >> CTRL_SPEED_SHIFT & 3, 2)
+        if ctrl & CTRL_FRCDPX:
+            full = bool(ctrl & CTRL_FD)
+        if phy.up and ctrl & CTRL_SLU:
+            shown |= STATUS_LU
+        if not ctrl & CTRL_MASTER_DISABLE:
+            shown |= STATUS_MASTER_ENABLED
+        shown |= speed << STATUS_SPEED_SHIFT | (STATUS_FD if full else 0)
+        kept = self.words[STATUS] & ~(_STATUS_LINK_BITS | STATUS_MASTER_ENABLED)
+        self.words[STATUS] = kept | shown
+
+    def stats(self) -> dict[str, object]:
+        """Return counters as plain data."""
+        words = self.words
+        return port_stats(self.port) | {
+            "drops": dict(self.drops + self.port.drops),
+            "interrupts": self._causes.raised,
+            "link": bool(words[STATUS] & STATUS_LU),
+            "receiver": bool(words[RCTL] & RCTL_EN),
+            "registers": {
+                name: words[getattr(Registers, name).index]
+                for name in ("GPRC", "GPTC", "MPC", "RNBC", "ROC")
+            },
+        }
+
+
+assert IO_WINDOW > IODATA
