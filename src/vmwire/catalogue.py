@@ -27,6 +27,7 @@ MODULES = {
     "netdev": {
         "socket": "vmwire.netdev.socket",
         "stream": "vmwire.netdev.stream",
+        "dgram": "vmwire.netdev.dgram",
         "hubport": "vmwire.netdev.hubport",
         "tap": "vmwire.netdev.tap",
         "user": "vmwire.netdev.user.options",
@@ -45,7 +46,7 @@ MODULES = {
 ALIASES = {"e1000-82540em": "e1000", "virtio-net": "virtio-net-pci"}
 
 NETDEVS_OF_LATER = (
-    "af-xdp", "dgram", "l2tpv3", "netmap", "nic", "none", "passt",
+    "af-xdp", "l2tpv3", "netmap", "nic", "none", "passt",
     "vde", "vhost-user", "vhost-vdpa", "vmnet-bridged", "vmnet-host", "vmnet-shared",
 )  # fmt: skip
 NICS_OF_LATER = (

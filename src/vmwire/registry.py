@@ -75,6 +75,7 @@ NETDEVS: Mapping[str, str] = {
     "hubport": "vmwire.netdev.hubport:HubportNetdev",
     "socket": "vmwire.netdev.socket:SocketNetdev",
     "stream": "vmwire.netdev.stream:StreamNetdev",
+    "dgram": "vmwire.netdev.dgram:DgramNetdev",
     "null": "vmwire.netdev.null:NullNetdev",
 }
 DEVICES: Mapping[str, str] = {

@@ -100,7 +100,7 @@ def test_a_pulled_cable_stays_pulled_when_a_client_comes(sockets: Bed) -> None:
     netdev, end = sockets.add(f"socket,id=s,listen=127.0.0.1:{port}")
     netdev.set_link(False)
     with socket.create_connection(("127.0.0.1", port)):
-        sockets.until(lambda: netdev.connections)
+        sockets.until(lambda: netdev.stats()["connections"])
         assert not end.port.carrier
         netdev.set_link(True)
         assert end.port.carrier

@@ -116,7 +116,8 @@ class StreamLine:
         return stats(self.port) | {"connected": connected, "connections": self.connections}
 
 
-def _end(address: tuple[Any, ...]) -> str:
+def name_of(address: tuple[Any, ...]) -> str:
+    """An address of the internet by which both ends know it."""
     return f"{address[0].removeprefix(MAPPED)} {address[1]}"
 
 
@@ -127,7 +128,7 @@ def ends_of(sock: socket.socket) -> tuple[str, str] | None:
     except OSError:  # the peer has left already
         return None
     if sock.family != socket.AF_UNIX:
-        return _end(mine), _end(theirs)
+        return name_of(mine), name_of(theirs)
     if not mine and not theirs:
         return None
     path = mine or theirs

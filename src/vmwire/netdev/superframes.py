@@ -164,9 +164,11 @@ class Acquaintance:
         (offload, data), self._first = self._first, None
         return Frame((data, rest), len(data) + len(rest), offload)
 
-    def forget_pieces(self) -> None:
-        """The memory of what was read is used again."""
-        self._first = None
+    def keep_piece(self) -> None:
+        """The memory of what was read is about to be used again: copy a piece that waits."""
+        if self._first is not None:
+            offload, data = self._first
+            self._first = (offload, memoryview(bytes(data)))
 
     def _on_hello(self, said: bytes, flags: int) -> None:
         if self._ends is None or said != meeting(*reversed(self._ends)):
