@@ -130,6 +130,12 @@ class UserNetdev:
         self._icmp.close()
         self._dns.close()
 
+    @property
+    def info(self) -> str:
+        """What ``info network`` says."""
+        restrict = "on" if self.plan.restrict else "off"
+        return f"net={dotted(self.plan.network)},restrict={restrict}"
+
     def stats(self) -> dict[str, object]:
         """Return counters as plain data: the port's, each part's, leases and forwards."""
         if not self._opened:
