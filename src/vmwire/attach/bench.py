@@ -18,12 +18,12 @@ bench do at the end of the turn what a card puts off when a frame comes.
 
 from __future__ import annotations
 
-import dataclasses
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from vmwire.bench.cards import Nic
-from vmwire.bench.machine import DEFAULT_MAC, Bench
+from vmwire.bench.machine import Bench
 from vmwire.engine.host import Host
 from vmwire.nic.pci_options import PciNicOptions
 from vmwire.options.table import table_of
@@ -108,17 +108,19 @@ class BenchCards:
 
     def __init__(self, pc: Bench) -> None:
         self._pc = pc
-        self._made = 0
+        self._running = True
+        self._made: weakref.WeakSet[BenchNic] = weakref.WeakSet()
 
     def __call__(self, options: Any) -> BenchNic | None:
         if "addr" not in table_of(type(options)).entries:
             return None
-        if options.mac is None:
-            options = dataclasses.replace(options, mac=self._mac())
-        return BenchNic(options, self._pc)
+        box = BenchNic(options, self._pc)
+        box.gate.running = self._running
+        self._made.add(box)
+        return box
 
-    def _mac(self) -> bytes:
-        """An address as QEMU hands them out: for the first card of a machine, and counting up."""
-        last = DEFAULT_MAC[-1] + self._made & 0xFF
-        self._made += 1
-        return DEFAULT_MAC[:-1] + bytes([last])
+    def set_running(self, running: bool) -> None:
+        """Pause all cards' wires, and those of cards to come, or let them go on."""
+        self._running = running
+        for box in self._made:
+            box.gate.set_running(running)

@@ -122,6 +122,11 @@ class Stream:
         self._in = self._out = -1
         self._waiting = bytearray()
 
+    @property
+    def over(self) -> bool:
+        """Whether there is no peer and none will come."""
+        return self._in < 0 and self._listener is None
+
     def open(self) -> None:
         """Reach the peer, or wait for it, as the chardev says. ConfigError if that can't be."""
         chardev = self._chardev

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from fractions import Fraction
 
 from vmwire.bench import commands
 from vmwire.bench.machine import Bench
@@ -24,6 +25,10 @@ from vmwire.bench.script import ScriptError
 
 LONGEST_LINE = 2 * commands.MOST_BYTES + 256
 """``write`` with the most bytes that one line may carry, in hex."""
+
+TICKS_PER_S = Fraction(1193182, 32768)
+"""How often the timer of a PC ticks that nobody has set: twice in 65536 cycles of its clock. No
+interrupt comes of it here; but a harness that steps from timer to timer gets on by it."""
 
 Log = Callable[[str], None]
 
@@ -33,7 +38,7 @@ def _ignore(text: str) -> None:
 
 
 class QtestSession:
-    """One peer's commands, for one machine. ``ended`` is true after the peer has left."""
+    """One peer's commands, for one machine."""
 
     def __init__(self, pc: Bench, log: Log = _ignore) -> None:
         self._pc = pc
@@ -41,7 +46,6 @@ class QtestSession:
         self._send: Callable[[bytes], None] | None = None
         self._lines: deque[bytes] = deque()
         self._part = bytearray()
-        self.ended = False
         pc.on_irq = self._on_irq
 
     # Bytes
@@ -50,7 +54,6 @@ class QtestSession:
         """A peer is there."""
         self._log("I OPENED")
         self._send = send
-        self.ended = False
 
     def feed(self, data: bytes) -> None:
         """Keep the lines of what came."""
@@ -67,7 +70,6 @@ class QtestSession:
         self._log("I CLOSED")
         self._send = None
         self._part.clear()
-        self.ended = True
 
     # Commands
 
@@ -90,9 +92,34 @@ class QtestSession:
         if not words or words[0] not in commands.QTEST_VERBS:
             return f"FAIL Unknown command '{words[0] if words else ''}'"
         try:
+            if words[0].startswith("clock_"):
+                return self._move_clock(words)
             return commands.execute(self._pc, line)
         except ScriptError as error:
             return f"FAIL {error}"
+
+    def _move_clock(self, words: list[str]) -> str:
+        """Move the clock. A step to the next timer ends at the PC's own tick at the latest."""
+        before = self._pc.now_ns
+        if words == ["clock_step"]:
+            words = ["clock_step", str(self._next_ns() - before)]
+        elif words[0] == "clock_step" and words[1].startswith("-"):
+            words = ["clock_step", "0"]
+        commands.execute(self._pc, " ".join(words))
+        if self._pc.now_ns > before:
+            return f"OK {self._pc.now_ns}"
+        return "FAIL could not advance time" if words[0] == "clock_step" else f"FAIL {before}"
+
+    def _next_ns(self) -> int:
+        due = self._pc.timers.next_deadline()
+        if self._pc.board is None:
+            if due is None:
+                raise ScriptError("no timer is pending")
+            return round(due * 1e9)
+        ticks = self._pc.now_ns * TICKS_PER_S // 10**9
+        while (tick := ticks * 10**9 // TICKS_PER_S) <= self._pc.now_ns:
+            ticks += 1
+        return tick if due is None else min(tick, round(due * 1e9))
 
     def _answer(self, text: str) -> None:
         self._log(f"S {text}")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vmwire.bench.address_space import AccessError
+from vmwire.bench.irq_lines import LINES
 from vmwire.bench.script import ScriptError
 from vmwire.errors import ConfigError
 from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 Verb = Callable[["Bench", list[str]], str]
 
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|[1-9][0-9]*|0")
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
+SIZES = {"b": 1, "w": 2, "l": 4, "q": 8}
+IO_APIC = "ioapic"
 MOST_BYTES = 64 << 20
 """The longest range that one line may ask for."""
 
@@ -60,6 +63,8 @@ def execute(pc: Bench, line: str) -> str:
 def _number(word: str) -> int:
     if not _NUMBER.fullmatch(word):
         raise ScriptError(f"'{word}' is no number (decimal, or hexadecimal with 0x)")
+    if word[0] == "0" and word.isdecimal():  # as C reads it, and so QEMU
+        return int(word, 8) if "8" not in word and "9" not in word else 0
     return int(word, 0)
 
 
@@ -97,8 +102,10 @@ def _in(name: str) -> tuple[str, Verb]:
 
 
 def _out(name: str) -> tuple[str, Verb]:
+    most = (1 << 8 * SIZES[name[-1]]) - 1
+
     def verb(pc: Bench, words: list[str]) -> str:
-        getattr(pc, name)(_number(words[0]), _number(words[1]))
+        getattr(pc, name)(_number(words[0]), _number(words[1]) & most)
         return ""
 
     return "PORT VALUE", verb
@@ -135,10 +142,9 @@ def _b64write(pc: Bench, words: list[str]) -> str:
 
 
 def _put(pc: Bench, words: list[str], data: bytes) -> str:
+    """Write as many bytes as the length says: QEMU fills up with zeros, or leaves the rest out."""
     length = _length(words[1])
-    if len(data) != length:
-        raise ScriptError(f"{len(data)} bytes of data for a length of {length}")
-    pc.write(_number(words[0]), data)
+    pc.write(_number(words[0]), data[:length].ljust(length, b"\0"))
     return ""
 
 
@@ -156,6 +162,33 @@ def _clock_step(pc: Bench, words: list[str]) -> str:
 
 def _clock_set(pc: Bench, words: list[str]) -> str:
     return str(pc.clock_set(_number(words[0])))
+
+
+# --- interrupts
+
+
+def _intercept(inward: bool) -> tuple[str, Verb]:
+    def verb(pc: Bench, words: list[str]) -> str:
+        path, _, name = words[0].rpartition("/")
+        if name == IO_APIC and path in ("", "/machine/i440fx"):
+            pc.intercept(None)
+        elif name in pc.cards and path in ("", "/machine/peripheral"):
+            if inward:
+                raise ScriptError("No intercepts installed")
+            pc.intercept(name)
+        else:
+            raise ScriptError("Unknown device")
+        return ""
+
+    return "DEVICE", verb
+
+
+def _set_irq_in(pc: Bench, words: list[str]) -> str:
+    number = _number(words[2])
+    if words[:2] != [IO_APIC, "unnamed-gpio-in"] or number >= LINES:
+        raise ScriptError("Unknown device")
+    pc.drive_line(number, _number(words[3]) != 0)
+    return ""
 
 
 # --- cards and wires
@@ -218,6 +251,9 @@ VERBS: dict[str, tuple[str, Verb]] = {
     "memset": ("ADDRESS LENGTH VALUE", _memset),
     "clock_step": ("[NS]", _clock_step),
     "clock_set": ("NS", _clock_set),
+    "irq_intercept_in": _intercept(True),
+    "irq_intercept_out": _intercept(False),
+    "set_irq_in": ("DEVICE NAME NUMBER LEVEL", _set_irq_in),
     "endianness": ("", lambda pc, words: "little"),
     "plug": ("DRIVER,id=NAME,...", _plug),
     "reset": ("NAME", _reset),

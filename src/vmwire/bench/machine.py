@@ -48,6 +48,9 @@ from vmwire.options.syntax import parse
 from vmwire.options.table import find, select, table_of
 
 RAM_SIZE = 128 << 20
+IO_APIC = commands.IO_APIC
+LINES_OF_MACHINE = ""
+"""No card's name."""
 OnIrq = Callable[[int, bool], None]
 DECLARING = {"virtio": "vmwire.nic.options", "e1000e": "vmwire.nic.e1000e_options"}
 """Where it is declared what can be said of a card, by how its name begins; others': ..."""
@@ -89,7 +92,8 @@ class Bench(Accesses):
         self.timers = Timers(HandClock())
         self.cards: dict[str, Nic] = {}
         self.on_irq: OnIrq | None = None
-        """Told of every interrupt line's changes while it is set: its number, and if it rose."""
+        """Told of the intercepted interrupts' changes: the line's number, and if it rose."""
+        self._intercepted: str | None = None
         self.lines = IrqLines(self._line_changed)
         self.random = random.Random(seed)
         self._now_ns = 0
@@ -98,6 +102,8 @@ class Bench(Accesses):
         if self.board is not None:
             self.board.chipset.hotplug.eject = self._eject
             self.board.chipset.on_reset = self._reset_by_guest
+        self.hot = False
+        """Whether the guest is told by ACPI of cards that are put in: the machine runs."""
         self.on_eject: Callable[[Nic], None] = self.unseat
         """What becomes of a card that the guest ejects."""
         self.on_guest_reset: Callable[[], None] = self.reset_all
@@ -215,6 +221,8 @@ class Bench(Accesses):
         self._bus.seat(nic.devfn, nic.function)
         nic.function.dma.memory = self.memory
         self.cards[nic.name] = nic
+        if self.hot and self.board is not None:
+            self.board.chipset.hotplug.came(nic.devfn >> 3)
         self.settle()
 
     def unseat(self, nic: Nic) -> None:
@@ -236,6 +244,8 @@ class Bench(Accesses):
 
     def moved(self, nic: Nic, up: bool) -> None:
         """A card's line changes."""
+        if nic.name == self._intercepted:
+            self._tell_irq(0, up)
         if self.board is not None:
             pin = nic.function.config.description.interrupt_pin
             self.board.chipset.pin(nic.name, nic.devfn, pin, up)
@@ -246,17 +256,34 @@ class Bench(Accesses):
         if view is not None:
             view[:] = data.to_bytes(4, "little")
 
+    def intercept(self, card: str | None) -> None:
+        """Note and tell the interrupt lines' changes, or (as number 0) those of a card's own pin.
+
+        ``AccessError`` if it is another thing's already.
+        """
+        wanted = LINES_OF_MACHINE if card is None else card
+        if self._intercepted not in (None, wanted):
+            raise AccessError("IRQ intercept already enabled")
+        self.begin(f"irq_intercept_in {IO_APIC}" if card is None else f"irq_intercept_out {card}")
+        self._intercepted = wanted
+        self.end()
+
+    def drive_line(self, number: int, up: bool) -> None:
+        """Hold an interrupt line up by hand, or let it go."""
+        self.begin(f"set_irq_in {IO_APIC} unnamed-gpio-in {number} {up:d}")
+        self.lines.set(number, "by hand", up)
+        self.end()
+
     def _line_changed(self, number: int, up: bool) -> None:
+        if self._intercepted == LINES_OF_MACHINE:
+            self._tell_irq(number, up)
+
+    def _tell_irq(self, number: int, up: bool) -> None:
+        self.note(f"IRQ {'raise' if up else 'lower'} {number}")
         if self.on_irq is not None:
-            self.note(f"IRQ {'raise' if up else 'lower'} {number}")
             self.on_irq(number, up)
 
     # --- cards that come and go while the machine runs
-
-    def announce(self, nic: Nic) -> None:
-        """Tell the guest that a card was put in."""
-        if self.board is not None:
-            self.board.chipset.hotplug.came(nic.devfn >> 3)
 
     def ask_out(self, nic: Nic) -> bool:
         """Ask the guest to let a card go; False if it was asked already."""

@@ -10,6 +10,9 @@ Commands and answers are spelt as QEMU's qtest protocol spells them; numbers are
     write ADDRESS LENGTH 0x<hex>                        b64write: in base64
     memset ADDRESS LENGTH VALUE
     clock_step [NS]   clock_set NS      answer: OK <nanoseconds>; without NS: to the next timer
+    irq_intercept_in ioapic             from now on note ``IRQ raise N``, ``IRQ lower N`` of lines
+    irq_intercept_out NAME              the same of card NAME's own pin, which is number 0
+    set_irq_in ioapic unnamed-gpio-in N LEVEL           drive a line
     endianness                          answer: OK little
 
 and these of ours, for what qtest leaves to the command line and to other sockets:

@@ -18,15 +18,17 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from vmwire.attach.bench import BenchCards, BenchNic
+from vmwire.attach.bench import BenchCards
 from vmwire.attach.chardev import Chardev, Reader, Stream
 from vmwire.attach.qtest import QtestSession
+from vmwire.bench.cards import Nic
 from vmwire.bench.machine import Bench
 from vmwire.errors import ConfigError
 from vmwire.monitor.machine import OnEvent, PciFunctionView
 from vmwire.network import Network
 
 MOST_TURNS = 64
+PERIPHERAL = "/machine/peripheral/"
 
 
 def _nobody(name: str, data: Mapping[str, Any]) -> None:
@@ -39,12 +41,15 @@ class Headless:
     def __init__(self, pc: Bench, name: str) -> None:
         self.pc = pc
         self.name = name
-        self.network = Network(cards=BenchCards(pc))
+        self.cards = BenchCards(pc)
+        self.network = Network(cards=self.cards)
         self.on_event: OnEvent = _nobody
         self.sessions: list[QtestSession] = []
         self.streams: list[Stream] = []
         self._running = True
         self._ending = False
+        pc.on_eject = self._eject
+        pc.on_guest_reset = self._reset_by_guest
 
     def __enter__(self) -> Headless:
         return self
@@ -80,13 +85,8 @@ class Headless:
         if running == self._running:
             return
         self._running = running
-        for box in self._boxes():
-            box.gate.set_running(running)
+        self.cards.set_running(running)
         self.on_event(event, {})
-
-    def _boxes(self) -> list[BenchNic]:
-        members = self.network.devices.values()
-        return [member.box for member in members if isinstance(member.box, BenchNic)]
 
     def pci_functions(self) -> list[PciFunctionView]:
         """What is on bus 0."""
@@ -97,9 +97,22 @@ class Headless:
         self.pc.reset_all()
         self.on_event("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
 
+    def _reset_by_guest(self) -> None:
+        self.pc.reset_all()
+        self.on_event("RESET", {"guest": True, "reason": "guest-reset"})
+
     def unplug(self, id: str) -> None:
         """Ask the guest to let a card go."""
-        raise ConfigError(f"Device '{id}' not found")
+        nic = self.pc.cards.get(id)
+        if nic is None:
+            raise ConfigError(f"Device '{id}' not found")
+        if not self.pc.ask_out(nic):
+            raise ConfigError(f"Device {id} is already in the process of unplug")
+
+    def _eject(self, nic: Nic) -> None:
+        """The guest lets a card go."""
+        self.network.remove(nic.name, kind="device")
+        self.on_event("DEVICE_DELETED", {"device": nic.name, "path": PERIPHERAL + nic.name})
 
     def quit(self) -> None:
         """End soon."""
@@ -114,12 +127,13 @@ class Headless:
         self._end_by_signals()
         for stream in self.streams:
             stream.open()
+        self.pc.hot = True
         while not self._ending:
             waiting = [session for session in self.sessions if session.pending]
             if waiting:
                 self._drain()
                 waiting[0].step()
-            elif any(session.ended for session in self.sessions):
+            elif self.streams and all(stream.over for stream in self.streams):
                 self._ending = True
             elif not loop.turn(0):
                 loop.idle()

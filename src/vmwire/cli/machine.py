@@ -10,7 +10,6 @@ Options of QEMU's that have no meaning for such a machine are taken as they are
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import time
@@ -24,18 +23,20 @@ from vmwire.attach.qtest import QtestSession
 from vmwire.bench.machine import RAM_SIZE, Bench
 from vmwire.cli.headless import Headless
 from vmwire.errors import ConfigError
+from vmwire.monitor.monitor import Monitor
+from vmwire.monitor.session import Session
 from vmwire.options.syntax import OptionList, parse_list
-from vmwire.options.table import naming, table_of
+from vmwire.options.table import naming
 
 WITHOUT_MEANING = {
     "audio": ("none",), "boot": (), "cpu": (), "display": ("none",), "monitor": ("none", "null"),
-    "msg": (), "name": (), "net": ("none",), "nic": ("none",), "parallel": ("none", "null"),
+    "msg": (), "net": ("none",), "nic": ("none",), "parallel": ("none", "null"),
     "serial": ("none", "null"), "smp": (), "vga": ("none",),
 }  # fmt: skip
 """Options about what this machine hasn't got, and the values that say so (none here: any will do,
 for there is no CPU to feel it)."""
 FLAGS_WITHOUT_MEANING = frozenset((
-    "S", "no-fd-bootchk", "no-reboot", "no-shutdown", "no-user-config", "nodefaults", "nographic",
+    "no-fd-bootchk", "no-reboot", "no-shutdown", "no-user-config", "nodefaults", "nographic",
 ))  # fmt: skip
 MACHINES = ("none", "pc")
 MACHINE_SWITCHES = {"accel": ("qtest",), "graphics": ("off",), "usb": ("off",), "vmport": ("off",)}
@@ -54,12 +55,15 @@ class CommandLine:
     qtest_log: str | None = None
     chardevs: dict[str, Chardev] = field(default_factory=dict)
     monitors: list[Chardev | str] = field(default_factory=list)
+    name: str | None = None
+    stopped: bool = False
 
 
 def main(argv: list[str]) -> int:
     """Be the machine that ``argv`` (without the command's name) describes, until told to end."""
     asked = read(argv)
-    with Headless(Bench(asked.ram_size), asked.machine) as machine:
+    pc = Bench(asked.ram_size, bare=asked.machine == "none")
+    with Headless(pc, asked.machine) as machine:
         build(asked, machine)
         machine.run()
     return 0
@@ -77,6 +81,9 @@ def read(argv: list[str]) -> CommandLine:
         if not word.startswith("-"):
             raise ConfigError("a machine without a CPU runs no image", word)
         if name in FLAGS_WITHOUT_MEANING:
+            continue
+        if name == "S":
+            asked.stopped = True
             continue
         take = TAKERS.get(name)
         if take is None and name not in WITHOUT_MEANING:
@@ -155,6 +162,10 @@ def _take_monitor(asked: CommandLine, value: str) -> None:
     asked.monitors.append(options.get("chardev") or "")
 
 
+def _take_name(asked: CommandLine, value: str) -> None:
+    asked.name = _plain(value, "guest").get("guest")
+
+
 def _take_qmp(asked: CommandLine, value: str) -> None:
     asked.monitors.append(read_short(value))
 
@@ -175,6 +186,7 @@ TAKERS: dict[str, Callable[[CommandLine, str], None]] = {
     "m": _take_ram,
     "machine": _take_machine,
     "mon": _take_monitor,
+    "name": _take_name,
     "netdev": lambda asked, value: asked.netdevs.append(value),
     "qmp": _take_qmp,
     "qtest": _take_qtest,
@@ -190,14 +202,43 @@ def build(asked: CommandLine, machine: Headless) -> None:
     network = machine.network
     for text in asked.netdevs:
         with naming(f"-netdev {text}"):
-            network.add_netdev(**_values("netdev", text))
+            network.add(catalogue.parse("netdev", text))
     for text in asked.devices:
         with naming(f"-device {text}"):
-            network.add_nic(**_values("device", text))
+            network.add(catalogue.parse("device", text))
+    if asked.stopped:
+        machine.stop()
     if asked.qtest is not None:
         session = QtestSession(machine.pc, log_to(asked.qtest_log))
         machine.sessions.append(session)
         machine.add_stream(_chardev(asked, asked.qtest), session)
+    if asked.monitors:
+        monitor = Monitor(network, machine, name=asked.name)
+        for named in asked.monitors:
+            machine.add_stream(_chardev(asked, named), MonitorClient(monitor))
+
+
+class MonitorClient:
+    """A QMP client at a chardev's other end."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._session: Session | None = None
+
+    def opened(self, send: Callable[[bytes], None]) -> None:
+        """A client is there."""
+        self._session = Session(self._monitor, send)
+
+    def feed(self, data: bytes) -> None:
+        """It said something."""
+        if self._session is not None:
+            self._session.feed(data)
+
+    def closed(self) -> None:
+        """It has left."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
 
 def _chardev(asked: CommandLine, named: Chardev | str) -> Chardev:
@@ -206,14 +247,6 @@ def _chardev(asked: CommandLine, named: Chardev | str) -> Chardev:
     if named not in asked.chardevs:
         raise ConfigError(f"chardev '{named}' not found")
     return asked.chardevs[named]
-
-
-def _values(kind: str, text: str) -> dict[str, Any]:
-    """The type and the values of an option, for the methods of `Network`."""
-    record = catalogue.parse(kind, text)
-    fields = {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
-    given = {name: value for name, value in fields.items() if value is not None}
-    return {"type": table_of(type(record)).name, **given}
 
 
 def log_to(path: str | None) -> Callable[[str], None]:
