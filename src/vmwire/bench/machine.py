@@ -31,7 +31,7 @@ from typing import Any
 
 from vmwire.bench import commands
 from vmwire.bench.accesses import Accesses
-from vmwire.bench.address_space import AccessError
+from vmwire.bench.address_space import AccessError, Window
 from vmwire.bench.board import Board
 from vmwire.bench.cards import Nic
 from vmwire.bench.irq_lines import IrqLines
@@ -108,6 +108,8 @@ class Bench(Accesses):
         """What becomes of a card that the guest ejects."""
         self.on_guest_reset: Callable[[], None] = self.reset_all
         """What becomes of the machine when the guest resets it."""
+        self.resets: list[Callable[[], None]] = []
+        """What is reset with the machine and sits on no bus."""
 
     def __enter__(self) -> Bench:
         return self
@@ -283,6 +285,21 @@ class Bench(Accesses):
         if self.on_irq is not None:
             self.on_irq(number, up)
 
+    def map(self, window: Window) -> None:
+        """Let something answer in memory that sits on no bus."""
+        if self.board is not None:
+            self.board.pci.fix(window)
+        else:
+            self._space.windows.append(window)
+
+    def is_vacant(self, address: int) -> bool:
+        """Whether nobody answers there."""
+        return not any(w.start <= address < w.end for w in self._space.windows)
+
+    def put_off(self, function: Callable[[], None]) -> None:
+        """Have something done at the end of the turn."""
+        self._deferred.append(function)
+
     # --- cards that come and go while the machine runs
 
     def ask_out(self, nic: Nic) -> bool:
@@ -336,6 +353,8 @@ class Bench(Accesses):
             self.board.reset()
         for nic in list(self.cards.values()):
             self.reset(nic)
+        for reset in self.resets:
+            reset()
 
     @property
     def has_work(self) -> bool:

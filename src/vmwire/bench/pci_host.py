@@ -69,6 +69,11 @@ class PciHost:
         self._address = 0
         self.remap()
 
+    def fix(self, window: Window) -> None:
+        """Let something answer in memory where it is, ahead of all BARs."""
+        self._fixed_memory.append(window)
+        self.remap()
+
     def free_slot(self) -> int:
         """The first device number with nothing in it."""
         taken = {devfn >> 3 for devfn in self._seats}

@@ -272,6 +272,14 @@ class VirtioNetPciTransitionalOptions(VirtioNetSlotOptions):
 class VirtioNetDeviceOptions(VirtioNetOptions):
     """The card for one of a machine's virtio-mmio places, of which the bench has some."""
 
+    force_legacy: bool = option(
+        BOOL,
+        key="force-legacy",
+        default=True,
+        ours=True,
+        help="on/off, whether the place is one of version 1 (QEMU has it at the place, not here)",
+    )
+
 
 def qemu_properties(card: VirtioNetOptions) -> OptionList:
     """What stands behind ``-device`` for QEMU: every property that isn't QEMU's default."""
