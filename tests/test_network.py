@@ -267,7 +267,7 @@ def test_capture_records_to_a_private_file(net: Network, tmp_path: Path) -> None
 
 def test_capture_to_an_impossible_place_says_so(net: Network, tmp_path: Path) -> None:
     pair(net)
-    with pytest.raises(ConfigError, match=r"can't write to .*: No such file"):
+    with pytest.raises(ConfigError, match=r"Could not open .*: No such file"):
         net.capture("x", tmp_path / "no" / "x.pcap")
     assert net.links == [["n", "x"]]
 

@@ -24,6 +24,8 @@ class Filter:
     type: str
     box: Through
     member: Member
+    options: Any = None
+    """The record that it was made of, if there is one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +53,12 @@ class Member:
     def outward(self) -> Port:
         """The port that a wire is joined to: the last filter's, or the member's own."""
         return sides(self, self.filters[-1].box)[1] if self.filters else self.box.port
+
+    def insert(self, filter: Filter, at: int) -> None:
+        """Put a filter before the member, as the one with this index."""
+        inner = sides(self, self.filters[at - 1].box)[1] if at else self.box.port
+        inner.insert(*sides(self, filter.box))
+        self.filters.insert(at, filter)
 
     def set_link(self, up: bool) -> None:
         """Pull or plug its cable. A card whose driver has a say in it too does it itself."""

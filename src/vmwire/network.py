@@ -36,7 +36,9 @@ from vmwire import registry
 from vmwire.engine.host import EventSink, FdStore, HandsOver, Host, NoStore, NotNow
 from vmwire.engine.loop import Loop
 from vmwire.errors import ConfigError
-from vmwire.graph import Filter, Kind, Member, chain, sides
+from vmwire.filter_objects import FilterObjects
+from vmwire.filters.dump import open_private
+from vmwire.graph import Filter, Kind, Member, chain
 from vmwire.netdev.hubport import HubportNetdev, HubportOptions
 from vmwire.options.table import table_of
 from vmwire.options.values import is_id
@@ -77,6 +79,7 @@ class Network:
         self.netdevs: dict[str, Member] = {}
         self.devices: dict[str, Member] = {}
         self.filters: dict[str, Filter] = {}
+        self.objects = FilterObjects(self.host, self.netdevs, self.filters)
         self.hubs: dict[int, Hub] = {}
         self._wires: list[tuple[Member, Member]] = []
         self._thread: threading.Thread | None = None
@@ -261,7 +264,7 @@ class Network:
 
         def make(filter_id: str) -> Through:
             further = self.host.store.on_trial
-            opened = _open_private(file, further) if isinstance(file, str | os.PathLike) else file
+            opened = open_private(file, further) if isinstance(file, str | os.PathLike) else file
             return Capture(
                 filter_id, opened, time.time_ns, self.loop.call_later, snap_length, further
             )
@@ -283,6 +286,19 @@ class Network:
             return Hook(filter_id, function, superframes=superframes)
 
         return self.loop.call(lambda: self._add_filter(id, kind, "hook", name, make))
+
+    def add_chardev(self, backend: str, *, id: str, **options: Any) -> None:
+        """Describe a connection for filters to use (``vmwire.filters.chardev``)."""
+        self.loop.call(lambda: self.objects.add_chardev(backend, {"id": id, **options}))
+
+    def add_filter(self, type: str, *, id: str, netdev: str, **options: Any) -> None:
+        """Put one of QEMU's filters before a netdev (``vmwire.filters``)."""
+        values = {"id": id, "netdev": netdev, **options}
+        self.loop.call(lambda: self.objects.add_filter(type, values))
+
+    def set_filter_status(self, id: str, status: str) -> None:
+        """Switch a filter that ``add_filter`` made ``on`` or ``off``."""
+        self.loop.call(lambda: self.objects.set_status(id, status))
 
     def inject(
         self,
@@ -514,12 +530,8 @@ class Network:
         if name is None:
             name = _free_name(type, self.filters)
         self._check_id(name, self.filters, "filter")
-        box = make(name)
-        near, far = sides(member, box)
-        member.outward.insert(near, far)
-        added = Filter(name, type, box, member)
-        member.filters.append(added)
-        self.filters[name] = added
+        added = self.filters[name] = Filter(name, type, make(name), member)
+        member.insert(added, len(member.filters))
         return name
 
     def _stats(self) -> dict[str, Any]:
@@ -560,13 +572,3 @@ def _named(error: ConfigError, start: str, values: Values) -> ConfigError:
     """The error with the option in front that it is about."""
     shown = [f"{key}={values[key]}" for key in ("id", "netdev") if values.get(key)]
     return ConfigError(error.message, ",".join([start, *shown]))
-
-
-def _open_private(path: str | os.PathLike[str], further: bool) -> BinaryIO:
-    """Open a file that holds other people's traffic, for its owner only: new or emptied, or to be
-    written further."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_APPEND if further else os.O_TRUNC)
-    try:
-        return os.fdopen(os.open(path, flags, 0o600), "ab" if further else "wb")
-    except OSError as error:
-        raise ConfigError(f"can't write to '{os.fspath(path)}': {error.strerror}") from None

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from vmwire.engine.host import Host
 from vmwire.options.table import table_under
 from vmwire.wire.port import Port
+
+if TYPE_CHECKING:
+    from vmwire.filters.selective import MakeLine, Selective
 
 
 class Box(Protocol):
@@ -68,6 +71,15 @@ class BoxType(Protocol):
         """Make the box; acquires nothing."""
 
 
+class FilterType(Protocol):
+    """A class of filter objects (``vmwire.filters``), each made of one record."""
+
+    OPTIONS: type[Any]
+
+    def __call__(self, options: Any, host: Host, make_line: MakeLine) -> Selective:
+        """Make the box."""
+
+
 NETDEVS: Mapping[str, str] = {
     "user": "vmwire.netdev.user.netdev:UserNetdev",
     "tap": "vmwire.netdev.tap:TapNetdev",
@@ -89,18 +101,33 @@ DEVICES: Mapping[str, str] = {
     "netns": "vmwire.attach.netns:NetnsNic",
     "null": "vmwire.nic.null:NullNic",
 }
+FILTERS: Mapping[str, str] = {
+    "filter-buffer": "vmwire.filters.buffer:BufferFilter",
+    "filter-dump": "vmwire.filters.dump:DumpFilter",
+    "filter-mirror": "vmwire.filters.mirror:MirrorFilter",
+    "filter-redirector": "vmwire.filters.redirector:RedirectorFilter",
+}
 
 
 def load(types: Mapping[str, str], name: str) -> BoxType | None:
     """Import and return the class of the type ``name``; None if there is no such type."""
+    return cast("BoxType | None", _load(types, name))
+
+
+def load_filter(name: str) -> FilterType | None:
+    """The same for a filter object."""
+    return cast("FilterType | None", _load(FILTERS, name))
+
+
+def _load(types: Mapping[str, str], name: str) -> object:
     where = types.get(name)
     if where is None:
         return None
     module, _, attribute = where.partition(":")
-    return cast(BoxType, getattr(import_module(module), attribute))
+    return getattr(import_module(module), attribute)
 
 
-def record(box_type: BoxType, name: str, values: Mapping[str, object]) -> Any:
+def record(box_type: BoxType | FilterType, name: str, values: Mapping[str, object]) -> Any:
     """Make the options record of the type ``name`` from named values; ConfigError if they don't
     fit."""
     return table_under(box_type.OPTIONS, name).from_kwargs(**values)

@@ -94,6 +94,8 @@ class Kind:
 KINDS = {
     "netdev": Kind("netdev", "type"),
     "device": Kind("device", "driver", is_device=True),
+    "object": Kind("object", "qom-type"),
+    "chardev": Kind("chardev", "backend"),
 }
 
 

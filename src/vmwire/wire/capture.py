@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A capture box: what passes is written to a pcap file (draft-ietf-opsawg-pcap, section 4).
 
-Timestamps are nanoseconds (magic 0xa1b23c4d), written in this machine's byte order, link type 1
-(Ethernet). A record is what the far side took, in the order in which it took it: refused frames
-are recorded when they are offered again and taken.
+Timestamps are nanoseconds (magic 0xa1b23c4d), or microseconds (0xa1b2c3d4) for who can't read
+those, written in this machine's byte order, link type 1 (Ethernet). A record is what the far side
+took, in the order in which it took it: refused frames are recorded when they are offered again and
+taken.
 
 The capture doesn't change what passes. So a superframe is one record of up to 64 KiB, and a
 checksum that is still to be done by a later box is recorded as it stands, with the pseudo-header
@@ -30,10 +31,13 @@ from vmwire.wire.through import Through
 log = logging.getLogger(__name__)
 
 FILE_HEADER = Struct("=IHHiIII")  # magic, version (2), zone, accuracy, snap length, link type
-RECORD = Struct("=IIII")  # seconds, nanoseconds, bytes recorded, bytes on the wire
+RECORD = Struct("=IIII")  # seconds, parts of one, bytes recorded, bytes on the wire
 assert (FILE_HEADER.size, RECORD.size) == (24, 16)
 
+NANOSECONDS, MICROSECONDS = 1, 1000
+"""Units of timestamps, in nanoseconds."""
 MAGIC_NANOSECONDS = 0xA1B23C4D
+MAGIC = {NANOSECONDS: MAGIC_NANOSECONDS, MICROSECONDS: 0xA1B2C3D4}
 VERSION = (2, 4)
 LINKTYPE_ETHERNET = 1
 DEFAULT_SNAP_LENGTH = 262144
@@ -57,8 +61,10 @@ class Capture(Through):
         flush_later: Callable[[float, Callable[[], None]], object],
         snap_length: int = DEFAULT_SNAP_LENGTH,
         further: bool = False,
+        unit: int = NANOSECONDS,
     ) -> None:
         super().__init__(name)
+        self._unit = unit
         self.snap_length = snap_length
         self.records = 0
         self.unfinished_checksums = 0
@@ -74,9 +80,13 @@ class Capture(Through):
         if further:
             return
         self._gather(
-            [FILE_HEADER.pack(MAGIC_NANOSECONDS, *VERSION, 0, 0, snap_length, LINKTYPE_ETHERNET)], 0
+            [FILE_HEADER.pack(MAGIC[unit], *VERSION, 0, 0, snap_length, LINKTYPE_ETHERNET)], 0
         )
         self.flush()
+
+    def sees(self, out: Port) -> bool:
+        """Whether what leaves by ``out`` is to be recorded."""
+        return self._file is not None
 
     def carry(self, out: Port, frames: Sequence[Frame]) -> int:
         """Pass ``frames`` on and record those that were taken.
@@ -84,7 +94,7 @@ class Capture(Through):
         The far side may answer before ``send`` returns; the question's records are put in front
         of what its answers left here.
         """
-        if self._file is None:
+        if not self.sees(out):
             return out.send(frames)
         moment, place = self._clock(), len(self._pieces)
         self._depth += 1
@@ -101,7 +111,7 @@ class Capture(Through):
     def commit(self, out: Port, length: int, offload: Offload) -> None:
         """Record what was read into the far side's memory, while it can still be seen."""
         views, self._reserved = self._reserved, ()
-        if self._file is not None:
+        if self.sees(out):
             frame = Frame(views, length, offload)
             self._gather([self._record(self._clock(), frame)], len(self._pieces))
         out.commit(length, offload)
@@ -153,7 +163,7 @@ class Capture(Through):
         if frame.offload.flags & F_NEEDS_CSUM:
             self.unfinished_checksums += 1
         seconds, nanoseconds = divmod(moment, 1_000_000_000)
-        header = RECORD.pack(seconds, nanoseconds, kept, length)
+        header = RECORD.pack(seconds, nanoseconds // self._unit, kept, length)
         views = frame.payload(0, kept)  # a reservation's views may go on behind the frame
         return b"".join((header, *views))
 

@@ -3,7 +3,7 @@
 """A box in the line: what comes in at one side goes out at the other.
 
 Filters are made of it: a subclass changes ``carry``, and, where it wants something else than a
-transparent box, ``accepted`` and ``carries_reservations``. ``left`` is the side nearer to the
+transparent box, ``accepted`` and ``lends``. ``left`` is the side nearer to the
 guest, ``right`` the side nearer to the host.
 
 Everything that a wire carries passes: frames, refusals and ``resume``, what the far end accepts,
@@ -29,7 +29,7 @@ class Through:
     """
 
     carries_reservations = True
-    """Whether a sender may write straight into the memory of the box at the far end."""
+    """What ``lends`` says for both directions."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -49,6 +49,15 @@ class Through:
     def accepted(self, out: Port) -> Accepts:
         """What the box takes of frames that are to leave by ``out``."""
         return out.peer_accepts
+
+    def lends(self, out: Port) -> bool:
+        """Whether a sender may write straight into the memory of the box behind ``out``."""
+        return self.carries_reservations
+
+    def mirror(self) -> None:
+        """Show both neighbours what the other one is now: ``accepted`` or ``lends`` has changed."""
+        self._mirror(self.left, self.right)
+        self._mirror(self.right, self.left)
 
     def opposite(self, port: Port) -> Port:
         """Return the other one of the two ports."""
@@ -79,7 +88,7 @@ class Through:
     def _mirror(self, port: Port, other: Port) -> None:
         """The box behind ``port`` changed: ``other`` shows what it is now."""
         other.set_accepts(self.accepted(port))
-        there = self.carries_reservations and port.peer is not None and port.peer.room is not None
+        there = self.lends(port) and port.peer is not None and port.peer.room is not None
         other.set_room(self._rooms[port] if there else None)
 
     def _room_behind(self, out: Port) -> Room:

@@ -169,7 +169,7 @@ def test_file_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None
     path = tmp_path / "not" / "there.pcap"
     done = demo("--guest", "python", "--pcap", str(path), folder=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == f"vmwire: can't write to '{path}': No such file or directory\n"
+    assert done.stderr == f"vmwire: Could not open '{path}': No such file or directory\n"
 
 
 def test_help_names_the_options(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""Chardevs as far as filters use them: ``-chardev socket,id=C,...``, frames over a stream socket.
+
+    socket,id=C,host=HOST,port=PORT     or   path=PATH[,abstract=on]   or   fd=N
+        [,server=on[,wait=off]]         wait for peers, one after the other
+        [,reconnect-ms=N]               otherwise: connect again N ms after the peer has gone
+
+A network doesn't stand still until somebody calls, so ``wait=on`` can't be had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmwire.errors import ConfigError
+from vmwire.netdev.addresses import FdAddress, InetAddress, SocketAddress, UnixAddress
+from vmwire.netdev.connections import Source
+from vmwire.netdev.stream import StreamOptions
+from vmwire.options.table import option, record, types_of_later
+from vmwire.options.values import BOOL, IDENTIFIER, STRING, UINT16, UINT32
+
+types_of_later(
+    "chardev", "file", "null", "parallel", "pipe", "pty", "ringbuf", "serial", "stdio", "udp", "vc"
+)
+
+
+@record(
+    "chardev",
+    "socket",
+    later=(
+        "nodelay", "delay", "telnet", "tn3270", "websocket", "mux", "logfile", "logappend",
+        "tls-creds", "tls-authz", "nowait",
+    ),
+)  # fmt: skip
+@dataclass(slots=True, kw_only=True)
+class SocketChardevOptions:
+    """What a user can say about it."""
+
+    id: str = option(IDENTIFIER, required=True)
+    host: str | None = option(STRING, help="name or address; empty for all addresses")
+    port: str | None = option(STRING, help="number, or name of a service")
+    to: int | None = option(UINT16, help="a server takes the first free port from port= to this")
+    ipv4: bool | None = option(BOOL, help="on/off, whether IPv4 may be used")
+    ipv6: bool | None = option(BOOL, help="on/off, whether IPv6 may be used")
+    path: str | None = option(STRING, help="a Unix socket")
+    abstract: bool = option(BOOL, default=False, help="on/off, a name without a file")
+    tight: bool = option(BOOL, default=True, help="on/off, without zeros up to its full length")
+    fd: str | None = option(STRING, help="a socket that the caller opened")
+    server: bool = option(BOOL, default=False, help="on/off, wait for peers")
+    wait: bool = option(BOOL, default=False, help="off: nothing stands still until a peer is there")
+    reconnect: int | None = option(UINT32, help="the same in seconds, as in older versions")
+    reconnect_ms: int | None = option(UINT32, help="connect again after so many milliseconds")
+
+    def __post_init__(self) -> None:
+        if self.wait:
+            raise ConfigError("'wait=on' is not served: a network doesn't wait for its peers")
+        if sum(each is not None for each in (self.host or self.port, self.path, self.fd)) != 1:
+            raise ConfigError("one of host= and port=, path= or fd= is required")
+        self.stream()
+
+    def stream(self) -> StreamOptions:
+        """Say the same as ``-netdev stream`` does."""
+        return StreamOptions(
+            id=self.id,
+            addr=self._address(),
+            server=self.server,
+            reconnect=self.reconnect,
+            reconnect_ms=self.reconnect_ms,
+        )
+
+    def source(self) -> Source:
+        """Return where its connections come from."""
+        return self.stream().source()
+
+    def _address(self) -> SocketAddress:
+        if self.path is not None:
+            return UnixAddress(path=self.path, abstract=self.abstract, tight=self.tight)
+        if self.fd is not None:
+            return FdAddress(fd=self.fd)
+        if self.port is None:
+            raise ConfigError("Parameter 'port' is missing")
+        return InetAddress(
+            host=self.host or "", port=self.port, to=self.to, ipv4=self.ipv4, ipv6=self.ipv6
+        )
