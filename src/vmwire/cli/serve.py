@@ -107,9 +107,25 @@ def help_wanted(arguments: Arguments) -> str | None:
 # --- the network --------------------------------------------------------------------------------
 
 
-def plan(arguments: Arguments, run_dir: RunDir) -> tuple[dict[str, Any], list[Card]]:
-    """The worker's config, and the cards as they are printed."""
-    netdevs = [[text, text] for text in arguments.netdev if catalogue.parse("netdev", text)]
+@dataclass(slots=True)
+class Plan:
+    """What is to be served."""
+
+    config: dict[str, Any]
+    """The worker's (`vmwire.cli.served`)."""
+    cards: list[Card]
+    """As they are printed."""
+    fds: dict[str, int]
+    """Descriptors that the caller opened, by their names in the fd store."""
+
+
+def plan(arguments: Arguments, run_dir: RunDir) -> Plan:
+    """Decide everything that a worker needs to know."""
+    netdevs, fds = [], {}
+    for text in arguments.netdev:
+        there, given = claim(text)
+        netdevs.append([text, there])
+        fds.update(given)
     cards, devices = [], []
     for number, text in enumerate(arguments.device):
         asked = catalogue.parse("device", text)
@@ -125,7 +141,15 @@ def plan(arguments: Arguments, run_dir: RunDir) -> tuple[dict[str, Any], list[Ca
         devices.append([text, table_of(type(card)).to_text(card)])
         cards.append(Card(id, path, asked.netdev or "", replace(card, id=asked.id)))
     captures = [capture_option.read(text) for text in arguments.capture]
-    return {"netdevs": netdevs, "devices": devices, "captures": captures}, cards
+    return Plan({"netdevs": netdevs, "devices": devices, "captures": captures}, cards, fds)
+
+
+def claim(text: str) -> tuple[str, dict[str, int]]:
+    """A netdev for a process of its own, and the descriptors that go there with it."""
+    asked = catalogue.parse("netdev", text)
+    with naming(f"-netdev {text}"):
+        there, fds = asked.claim() if hasattr(asked, "claim") else (asked, {})
+    return table_of(type(there)).to_text(there), fds
 
 
 def serve(arguments: Arguments) -> int:
@@ -140,17 +164,18 @@ def serve(arguments: Arguments) -> int:
     try:
         run_dir = launch.prepare_run_dir(given.get("socket-dir"))
         try:
-            config, cards = plan(arguments, run_dir)
+            planned = plan(arguments, run_dir)
             launch.describe(run_dir, "serve", os.path.abspath(log_path) if log_path else None)
             job = Job(
-                config,
+                planned.config,
                 run_dir.path,
                 run_dir.owned_sockets,
                 level,
                 foreground=True,
                 builder="vmwire.cli.served:build",
             )
-            return _keep(job, Handles(log, run_dir.lock_fd), cards, pid_file, "socket-dir" in given)
+            handles = Handles(log, run_dir.lock_fd)
+            return _keep(job, handles, planned, pid_file, "socket-dir" in given)
         finally:
             run_dir.remove()
             os.close(run_dir.lock_fd)
@@ -160,20 +185,22 @@ def serve(arguments: Arguments) -> int:
         os.close(log)
 
 
-def _keep(
-    job: Job, handles: Handles, cards: list[Card], pid_file: PidFile | None, shared: bool
-) -> int:
+def _keep(job: Job, handles: Handles, planned: Plan, pid_file: PidFile | None, shared: bool) -> int:
+    kept = KeptFds()
+    for name, fd in planned.fds.items():
+        kept.put(name, fd)
+
     def on_report(message: Message) -> None:
         if "failed" in message:
             raise failure_error(message["failed"])
         if shared:
-            open_to_others([card.socket for card in cards])
+            open_to_others([card.socket for card in planned.cards])
         if pid_file is not None:
             pid_file.write()
-        announce(cards)
+        announce(planned.cards)
         sd_notify("READY=1")
 
-    return keeper.Keeper(job, handles, KeptFds(), on_report, pid_file=pid_file).run()
+    return keeper.Keeper(job, handles, kept, on_report, pid_file=pid_file).run()
 
 
 def open_to_others(sockets: list[str]) -> None:

@@ -79,11 +79,11 @@ class DgramOptions:
         return where if first >> 4 == 0xE else None
 
     def claim(self) -> tuple[DgramOptions, dict[str, int]]:
-        """The same with descriptors named, for a network in another process (``inherited``)."""
-        if not isinstance(self.local, FdAddress):
-            return self, {}
-        name, fd = inherited.claimed(self.local.fd, self.id)
-        return dataclasses.replace(self, local=FdAddress(fd=name)), {name: fd}
+        """The same for a network in another process and folder, and the descriptors that go there
+        with it (``inherited``)."""
+        local, fds = inherited.claim_address(self.local, self.id)
+        remote, _ = inherited.claim_address(self.remote, self.id)
+        return dataclasses.replace(self, local=local, remote=remote), fds
 
     def wire(self, host: Host) -> Wire:
         """Open the socket."""

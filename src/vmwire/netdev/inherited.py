@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
+from typing import TypeVar
 
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
+from vmwire.netdev.addresses import FdAddress, SocketAddress, UnixAddress
 
 
 class LostError(Exception):
@@ -52,6 +55,19 @@ def claimed(fd: str, name: str) -> tuple[str, int]:
     number = int(fd)
     _own(number, fd).detach()
     return f"{name}.fd", number
+
+
+A = TypeVar("A", bound=SocketAddress | None)
+
+
+def claim_address(address: A, name: str) -> tuple[A, dict[str, int]]:
+    """An address for another process and folder, and the descriptor that goes there with it."""
+    if isinstance(address, FdAddress):
+        kept, fd = claimed(address.fd, name)
+        return replace(address, fd=kept), {kept: fd}
+    if isinstance(address, UnixAddress) and not address.abstract:
+        return replace(address, path=os.path.abspath(address.path)), {}
+    return address, {}
 
 
 def _own(number: int, fd: str) -> socket.socket:

@@ -64,11 +64,10 @@ class StreamOptions:
         return float(self.reconnect or 0) or (self.reconnect_ms or 0) / 1000
 
     def claim(self) -> tuple[StreamOptions, dict[str, int]]:
-        """The same with descriptors named, for a network in another process (``inherited``)."""
-        if not isinstance(self.addr, FdAddress):
-            return self, {}
-        name, fd = inherited.claimed(self.addr.fd, self.id)
-        return dataclasses.replace(self, addr=FdAddress(fd=name)), {name: fd}
+        """The same for a network in another process and folder, and the descriptors that go there
+        with it (``inherited``)."""
+        addr, fds = inherited.claim_address(self.addr, self.id)
+        return dataclasses.replace(self, addr=addr), fds
 
     def source(self) -> Source:
         """Where its connections come from."""
