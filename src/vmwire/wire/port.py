@@ -254,10 +254,17 @@ class Port:
             self.frames += taken
             self.bytes += size if taken == len(frames) else total_length(frames[:taken])
             return taken
-        taken = self._send_finished(peer, frames)
-        self.frames += taken
-        self.bytes += total_length(frames[:taken])
-        return taken
+        return self._send_finished(peer, frames, accepts)
+
+    def send_plain(self, frames: Sequence[Frame]) -> int:
+        """``send``, with nothing left to do to any frame, whatever the peer could take."""
+        peer = self.peer
+        if peer is None or not self._carrier:
+            self.drops["no carrier"] += len(frames)
+            return len(frames)
+        if self._left_over and not self._send_left_over(peer):
+            return 0
+        return self._send_finished(peer, frames, Accepts(largest=peer.accepts.largest))
 
     def resume(self) -> None:
         """Tell the peer that this port's box has room again."""
@@ -265,13 +272,19 @@ class Port:
         if peer is not None and (not peer._left_over or peer._send_left_over(self)):
             peer.on_resume()
 
-    def _send_finished(self, peer: Port, frames: Sequence[Frame]) -> int:
+    def _send_finished(self, peer: Port, frames: Sequence[Frame], accepts: Accepts) -> int:
+        """Send one by one, and count."""
+        taken = self._send_each(peer, frames, accepts)
+        self.frames += taken
+        self.bytes += total_length(frames[:taken])
+        return taken
+
+    def _send_each(self, peer: Port, frames: Sequence[Frame], accepts: Accepts) -> int:
         """Send one by one, each as its peer can take it.
 
         Segments of a superframe that is taken in part are copied and kept here; the superframe
         then counts as taken.
         """
-        accepts = peer.accepts
         for index, frame in enumerate(frames):
             parts = [frame] if accepts.takes(frame.offload) else finish(frame)
             if not parts:

@@ -163,7 +163,7 @@ class Receiver:
             return len(frames)
         count, head, tail = words[self._length] >> 4, words[self._head], words[self._tail]
         units = self.UNITS
-        if head >= count or tail >= count or (head | tail) % units:
+        if head >= count or tail >= count or head % units:
             self._drops["receive ring without sense"] += len(frames)
             self._statistics.add(R.MPC.index, len(frames))
             return len(frames)

@@ -52,6 +52,7 @@ from vmwire.nic.e1000e.receive import ExtendedReceiver, Shared, SplitReceiver
 from vmwire.nic.e1000e.registers import (
     ALIASES,
     CTRL_MASTER_DISABLE,
+    EEMNGCTL_CFG_DONE,
     QUEUES,
     RCTL_SPLIT,
     STATUS_MASTER_ENABLED,
@@ -127,7 +128,8 @@ class E1000E(Registers):
             link_changed=self._on_carrier,
             accepts=Accepts(offloads, kinds, LONGEST),
         )
-        self._init_vet, self._offloads = init_vet, offloads
+        self._wire_takes = self.port.send if offloads else self.port.send_plain
+        self._init_vet = init_vet
         self._migrate_timadj = migrate_timadj
         self._io_address = 0
         self._nvm = Nvm(contents(mac))
@@ -255,7 +257,8 @@ class E1000E(Registers):
             "io_address": self._io_address,
             "nvm": self._nvm.save(),
             "phy": self._phy.save(),
-            "transmit": [transmitter.save() for transmitter in self._transmitters],
+            "transmit": self._transmitters[0].save(),
+            "transmit 1": self._transmitters[1].save(),
             "interrupts": self._causes.save(),
             "sync": self._sync.save(),
         }
@@ -293,8 +296,8 @@ class E1000E(Registers):
         self._io_address = int(state["io_address"]) & 0xFFFFFFFF
         self._nvm.restore(state["nvm"])
         self._phy.restore(state["phy"], self.port.carrier)
-        for transmitter, saved in zip(self._transmitters, state["transmit"], strict=True):
-            transmitter.restore(saved)
+        self._transmitters[0].restore(state["transmit"])
+        self._transmitters[1].restore(state["transmit 1"])
         self._sync.restore(state["sync"])
         self._causes.restore(state["interrupts"])
 
@@ -306,8 +309,10 @@ class E1000E(Registers):
             self._software_reset()
         if value & CTRL_PHY_RST:
             self.STATUS |= STATUS_PHYRA
+            self.EEMNGCTL |= EEMNGCTL_CFG_DONE
             self._phy.hard_reset()
         self._show_link()
+        self._causes.update()
 
     @Registers.CTRL_DUP.on_write
     def _on_ctrl_dup(self, value: int) -> None:
@@ -473,23 +478,13 @@ class E1000E(Registers):
     def _send(self, frames: Sequence[Frame]) -> int:
         if not self._loops:
             if self.words[STATUS] & STATUS_LU:
-                return self._offer(frames)
+                return self._wire_takes(frames)
             self.drops["no link"] += len(frames)
             return len(frames)
         for frame in frames:
             whole = [frame] if frame.offload.plain else finish(frame)
             for part in whole:
                 self._receivers[self._queue_of(part)].receive_own([part])
-        return len(frames)
-
-    def _offer(self, frames: Sequence[Frame]) -> int:
-        """Send; without offloads the wire gets nothing that is unfinished."""
-        if self._offloads:
-            return self.port.send(frames)
-        for number, frame in enumerate(frames):
-            whole = [frame] if frame.offload.plain else finish(frame)
-            if self.port.send(whole) < len(whole):
-                return number
         return len(frames)
 
     @property

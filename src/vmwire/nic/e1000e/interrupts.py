@@ -39,6 +39,7 @@ from vmwire.nic.e1000e.registers import (
     ASSERTED,
     CTRL_EXT_EIAME,
     CTRL_EXT_IAME,
+    CTRL_MASTER_DISABLE,
     IVAR_VALID,
     MNG,
     OTHER,
@@ -56,6 +57,7 @@ EIAC = R.EIAC.index
 ITR = R.ITR.index
 EITR = R.EITR.index
 IVAR = R.IVAR.index
+CTRL = R.CTRL.index
 CTRL_EXT = R.CTRL_EXT.index
 RDTR = R.RDTR.index
 RADV = R.RADV.index
@@ -107,7 +109,7 @@ class Causes:
 
     def raise_(self, causes: int) -> None:
         """Add causes."""
-        if causes & OF_OTHER:
+        if causes & OF_OTHER and self._pin.msix_enabled:
             causes |= OTHER
         if causes & _TO_COUNT:
             self._count(causes)
@@ -216,7 +218,7 @@ class Causes:
         pending = words[ICR] & words[IMS] & OF_VECTORS
         self._sent &= pending
         new = pending & ~self._sent
-        if not new:
+        if not new or words[CTRL] & CTRL_MASTER_DISABLE:
             return
         vectors = words[IVAR]
         for cause, shift in _SHIFTS:
@@ -279,20 +281,19 @@ class Causes:
             self._lower()
 
     def save(self) -> dict[str, Any]:
-        """Return what is put off and what was sent; the rest is in the registers."""
-        return {
-            "sent": self._sent,
-            "delayed": [[queue.rx.pending, queue.tx.pending] for queue in self.queues],
-        }
+        """Return what is put off; the rest is in the registers."""
+        return {"delayed": [[queue.rx.pending, queue.tx.pending] for queue in self.queues]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take on what ``save`` gave, over words that are restored. Delays end at once."""
+        """Take on what ``save`` gave, over words that are restored.
+
+        Delays end at once, and what is pending is sent, perhaps again: better so than never.
+        """
         delayed = list(state["delayed"])
         if len(delayed) != QUEUES:
             raise ValueError("not an interrupt logic's state")
         self.reset()
         self._pin.set_level(False)
-        self._sent = int(state["sent"]) & OF_VECTORS
         late = 0
         for queue, (rx, tx) in zip(self.queues, delayed, strict=True):
             late |= (queue.of_rx if rx else 0) | (queue.of_tx if tx else 0)

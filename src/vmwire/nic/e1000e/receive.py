@@ -28,11 +28,9 @@ from vmwire.nic.e1000.receive import DD, EOP, VP, Batch, Receiver, longest
 from vmwire.nic.e1000.registers import CTRL_VME, RCTL_SECRC, RXCSUM_IPV6OFL
 from vmwire.nic.e1000.statistics import Statistics, group_of
 from vmwire.nic.e1000e import headers
-from vmwire.nic.e1000e.headers import IPV4, UDP, Headers
+from vmwire.nic.e1000e.headers import IPV4, TCP, UDP, Headers
 from vmwire.nic.e1000e.interrupts import Causes
 from vmwire.nic.e1000e.registers import (
-    ACK,
-    OTHER,
     RFCTL_ACKD_DIS,
     RFCTL_ACKDIS,
     RFCTL_EXSTEN,
@@ -58,7 +56,6 @@ RSRPD = R.RSRPD.index
 RAID = R.RAID.index
 PSRCTL = R.PSRCTL.index
 VET = R.VET.index
-IMS = R.IMS.index
 TSYNCRXCTL = R.TSYNCRXCTL.index
 
 READ = Struct("<QQ")
@@ -80,6 +77,7 @@ HDRSP = 1 << 15
 MOST_SPLIT = 0x3FF
 
 _VLAN = b"\x81\x00"
+_PLAIN_IPV4 = b"\x08\x00\x45"
 
 
 @dataclass(slots=True)
@@ -122,7 +120,7 @@ class ExtendedReceiver(Receiver):
         rxcsum, rfctl = words[RXCSUM], words[RFCTL]
         status = self._judge(data, rxcsum, rfctl, trusted)
         mrq = self._queue_word
-        if self._watches_acknowledgements(rfctl):
+        if not rfctl & RFCTL_ACKDIS:
             status |= self._acknowledgement(data, rfctl)
         if words[TSYNCRXCTL] & TSYNC_ENABLED and self._sync.stamp_received(data):
             status |= TST
@@ -152,11 +150,9 @@ class ExtendedReceiver(Receiver):
                 status |= UDPCS
         return status | errors << ERRORS_SHIFT
 
-    def _watches_acknowledgements(self, rfctl: int) -> bool:
-        """Whether it would show that a frame is an ACK: to look at each is slow."""
-        return not rfctl & RFCTL_ACKDIS and bool(self._words[IMS] & (ACK | OTHER))
-
     def _acknowledgement(self, data: bytes, rfctl: int) -> int:
+        if data[12:15] == _PLAIN_IPV4 and (data[23] != TCP or data[47] & 0x3F != 0x10):
+            return 0  # most of what comes
         found = headers.parse(data)
         if not headers.is_acknowledgement(data, found, not rfctl & RFCTL_ACKD_DIS):
             return 0
@@ -240,7 +236,7 @@ class ExtendedReceiver(Receiver):
 
     def _are_simple(self, first: bytearray, rctl: int) -> bool:
         words = self._words
-        rxcsum, rfctl = words[RXCSUM], words[RFCTL]
+        rxcsum = words[RXCSUM]
         kind = first[12] << 8 | first[13]
         ordinary = kind in (0x0800, 0x86DD) and kind != words[VET]
         fits = len(first) + 4 <= self._room(rctl) and len(first) <= longest(rctl)
@@ -248,7 +244,6 @@ class ExtendedReceiver(Receiver):
             (rxcsum & RXCSUM_PCSD or not rxcsum & 0xFF)
             and not words[RSRPD]
             and not words[TSYNCRXCTL] & TSYNC_ENABLED
-            and not self._watches_acknowledgements(rfctl)
         )
         return bool(ordinary and fits and untold and self._filters.passes(bytes(first[:6])))
 

@@ -23,6 +23,7 @@ VECTORS = 5
 
 CTRL_MASTER_DISABLE = 1 << 2
 STATUS_PHYRA = 1 << 10
+EEMNGCTL_CFG_DONE = 1 << 18
 STATUS_MASTER_ENABLED = 1 << 19
 
 CTRL_EXT_EIAME = 1 << 24
@@ -181,7 +182,7 @@ class Registers(SharedRegisters, size=WINDOW):
     GSCL = Array(0x5B10, 4)
     GSCN = Array(0x5B20, 4)
     FACTPS = Register(0x5B30, reset=0x20000004)
-    SWSM = Register(0x5B50, reset=SWSM_SMBI, mask=0xF)
+    SWSM = Register(0x5B50, mask=0xF)
     FWSM = Register(0x5B54, mask=0)
     GCR2 = Register(0x5B64)
     PBACLR = Register(0x5B68, mask=0x1F)
