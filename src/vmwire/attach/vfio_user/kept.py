@@ -25,9 +25,9 @@ from __future__ import annotations
 import mmap
 import os
 
-from vmwire.attach.kept import Names, States
 from vmwire.bus.pci.vfio_user import ACTIONS
 from vmwire.engine.host import FdStore
+from vmwire.engine.kept import Names, States
 
 NONE, BEGUN, DONE = range(3)
 LONGEST = 240

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""What of a vhost-user connection outlives a worker (``attach.kept``).
+"""What of a vhost-user connection outlives a worker (``engine.kept``).
 
 All that a front end has said is kept: features, memory, rings, the descriptors of each. Where the
 rings are is in the memory that we share: chains are completed in the order in which they were
@@ -19,9 +19,9 @@ from __future__ import annotations
 import mmap
 from typing import Any
 
-from vmwire.attach.kept import Names, States
 from vmwire.bus.virtio.vhost_user import RegionInfo, Request
 from vmwire.engine.host import FdStore
+from vmwire.engine.kept import Names, States
 
 STATE_VERSION = 1
 MOST_DEATHS = 2

@@ -143,6 +143,18 @@ class DhcpServer:
             if lease.client and lease.bound and lease.until > now
         ]
 
+    def save(self) -> list[tuple[bytes, bytes | None, float, bool]]:
+        """Return who has which address, as plain data."""
+        return [(at, each.client, each.until, each.bound) for at, each in self._leases.items()]
+
+    def restore(self, leases: list[tuple[bytes, bytes | None, float, bool]]) -> None:
+        """Take on what ``save`` gave, on a clock that goes on. Others' addresses are left out."""
+        for address, client, until, bound in leases:
+            if address in self._pool:
+                self._leases[address] = Lease(client, until, bound)
+                if client is not None:
+                    self._by_client[client] = address
+
     # Messages
 
     def _on_bootp(self, exchange: _Exchange) -> Reply | None:

@@ -22,6 +22,7 @@ from vmwire.netdev.user.dhcp import DhcpServer, Extras
 from vmwire.netdev.user.dns_service import DnsService
 from vmwire.netdev.user.forwards import TcpListener, open_socket
 from vmwire.netdev.user.icmp import Icmp
+from vmwire.netdev.user.kept import Kept
 from vmwire.netdev.user.options import ForwardRule, UserOptions
 from vmwire.netdev.user.output import Output
 from vmwire.netdev.user.plan import dotted, packed
@@ -68,6 +69,7 @@ class UserNetdev:
         try:
             for rule in self.options.hostfwd:
                 self._listen(host, rule)
+            self._kept.restore()
         except BaseException:
             self.close()
             raise
@@ -109,8 +111,26 @@ class UserNetdev:
             unreachable=self._icmp.unreachable, max_flows=limit // 2,
         )  # fmt: skip
         self._stack.use(self._tcp, self._udp, self._icmp)
+        self._kept = Kept(
+            host.store,
+            self.options.id,
+            dhcp=self._dhcp,
+            neighbours=self._neighbours,
+            tcp=self._tcp,
+            udp=self._udp,
+        )
         if self.options.ipv4_on:
             self.port.receive = self._stack.receive
+
+    def hand_over(self) -> None:
+        """Put everything down for a successor."""
+        if self._opened:
+            self._kept.hand_over()
+
+    def go_on(self) -> None:
+        """Nobody took over."""
+        if self._opened:
+            self._kept.go_on()
 
     def close(self) -> None:
         """End all flows and give every descriptor back. Harmless when called twice."""
@@ -129,6 +149,7 @@ class UserNetdev:
         self._udp.close()
         self._icmp.close()
         self._dns.close()
+        self._kept.close()
 
     @property
     def info(self) -> str:
@@ -192,6 +213,7 @@ class UserNetdev:
             return
         if reply.leased is not None:
             self._neighbours.learn(reply.leased, mac)
+            self._kept.keep()
         self._send_udp(
             self.plan.gateway, DHCP_SERVER, reply.address, DHCP_CLIENT, reply.payload, reply.mac
         )

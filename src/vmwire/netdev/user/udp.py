@@ -264,6 +264,13 @@ class UdpTable:
         self.counters["opened"] += 1
         return flow
 
+    def adopt(self, key: bytes, sock: socket.socket, idle_s: float) -> None:
+        """Go on with a guest's endpoint that another process had."""
+        flow = Endpoint(sock, key[:4], int.from_bytes(key[4:], "big"), listening=False)
+        flow.idle_s, flow.used = idle_s, self.now()
+        self._watch(flow)
+        self.flows[key] = flow
+
     def _socket(self) -> socket.socket | None:
         """Make a socket; when the process has too many files, one goes for it."""
         try:
