@@ -10,7 +10,7 @@ from tests.bench.tiny import TINY, Tiny
 from vmwire.bench.commands import VERBS
 from vmwire.bench.machine import Bench
 from vmwire.bench.pci import PciDevice
-from vmwire.bench.script import Script, ScriptError, main, replay
+from vmwire.bench.script import Script, ScriptError, replay
 from vmwire.wire.frame import F_NEEDS_CSUM, Frame, Offload
 
 BAR = 0xE400_0000
@@ -203,22 +203,6 @@ def test_the_page_of_commands_is_complete() -> None:
         assert base in script.__doc__, name
 
 
-def test_a_file_is_replayed_by_a_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with Bench() as pc:
-        script = pc.record()
-        pc.plug("e1000", addr=3)
-        PciDevice(pc, 3).enable()
-        pc.readl(0xE300_0008)
-    for text, status in ((str(script), 0), (str(script).replace("0781", "0784"), 1)):
-        (tmp_path / "it.txt").write_text(text)
-        monkeypatch.setattr("sys.argv", ["script", str(tmp_path / "it.txt")])
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert end.value.code == status, capsys.readouterr().out
-
-
 def test_a_command_that_ends_the_card_is_in_the_script_already() -> None:
     with machine() as pc:
         script = pc.record()
@@ -227,3 +211,28 @@ def test_a_command_that_ends_the_card_is_in_the_script_already() -> None:
         with pytest.raises(ZeroDivisionError):
             pc.inb(0x80)
         assert str(script) == "inb 0x80\n"
+
+
+QTEST_LOG = """\
+[I 1700000000.123456] OPENED
+[R +0.001000] outl 0xcf8 0x80000000
+[S +0.001100] OK
+[R +0.001200] nonsense 1
+[S +0.001300] FAIL Unknown command 'nonsense'
+[R +0.002000] inl 0xcfc
+[S +0.002100] OK 0x12378086
+[I +0.003000] CLOSED
+"""
+
+
+def test_a_log_of_qtest_is_a_script() -> None:
+    with machine() as pc:
+        assert replay(Script.parse(QTEST_LOG), pc) == []
+    with machine() as pc:
+        [difference] = replay(Script.parse(QTEST_LOG.replace("1237", "1238")), pc)
+        assert difference.command == "inl 0xcfc"
+
+
+def test_a_failure_that_a_script_does_not_expect_is_told() -> None:
+    with machine() as pc, pytest.raises(ScriptError, match="line 4"):
+        replay(Script.parse(QTEST_LOG.replace("FAIL Unknown command 'nonsense'", "OK")), pc)

@@ -25,9 +25,12 @@ and these of ours, for what qtest leaves to the command line and to other socket
     reset NAME                  the bus's reset, at this card
     reload NAME                 save its state, power it on anew, restore the state
 
+A log that ``-qtest-log`` wrote, QEMU's or ours, is a script too.
+
 Below a command stands what it led to: ``IRQ raise NAME``, ``IRQ lower NAME``, ``MSI NAME VECTOR``,
 ``FRAME NAME HEX`` and last its answer. A command with an ``OK`` below it is compared in full when
-the script is replayed; one without is only carried out. ``#`` begins a comment.
+the script is replayed; one without is only carried out, and one with a ``FAIL`` may make no sense.
+``#`` begins a comment.
 
 >>> script = Script.parse("outl 0xcf8 0x80000000\ninl 0xcfc\nOK 0x12378086\n")
 >>> [step.command for step in script.steps]
@@ -36,12 +39,16 @@ the script is replayed; one without is only carried out. ``#`` begins a comment.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 EVENTS = ("IRQ", "MSI", "FRAME")
+ANSWERS = ("OK", "FAIL")
+_STAMP = re.compile(r"\[(I|R|S) \+?[0-9.]+\] ?")
+"""What stands before each line of a log of QEMU's ``-qtest-log``."""
 
 
 class ScriptError(ValueError):
@@ -74,19 +81,19 @@ class Script:
         lines = text.splitlines() if isinstance(text, str) else text
         script = Script()
         for number, line in enumerate(lines, 1):
-            words = line.partition("#")[0].split()
+            words = _without_stamp(line).partition("#")[0].split()
             if words:
                 script._add(number, words)
         return script
 
     def _add(self, number: int, words: list[str]) -> None:
         line = " ".join(words)
-        if words[0] != "OK" and words[0] not in EVENTS:
+        if words[0] not in (*EVENTS, *ANSWERS):
             self.steps.append(Step(line, line=number))
             return
         if not self.steps or self.steps[-1].answer is not None:
             raise ScriptError(f"line {number}: '{line}' follows no command")
-        if words[0] == "OK":
+        if words[0] in ANSWERS:
             self.steps[-1].answer = line
         else:
             self.steps[-1].events.append(line)
@@ -102,6 +109,14 @@ class Script:
 
     def __str__(self) -> str:
         return "".join(f"{line}\n" for step in self.steps for line in step.lines())
+
+
+def _without_stamp(line: str) -> str:
+    """A line of a qtest log without its time; nothing of one that is neither said nor answered."""
+    stamp = _STAMP.match(line)
+    if stamp is None:
+        return line
+    return "" if stamp[1] == "I" else line[stamp.end() :]
 
 
 class Recorder:
@@ -150,7 +165,8 @@ def replay(script: Script, machine: Replayable) -> list[Difference]:
     """Carry out a script and compare; an empty list says that all went as recorded.
 
     Goes on after a difference. Raises ``ScriptError`` (with the line) at a command that makes no
-    sense. What the machine recorded meanwhile is left with its ``recorder``.
+    sense, unless the script has ``FAIL`` there. What the machine recorded meanwhile is left with
+    its ``recorder``.
     """
     recorder = machine.recorder = Recorder()
     differences = []
@@ -159,6 +175,8 @@ def replay(script: Script, machine: Replayable) -> list[Difference]:
         try:
             answer = machine.execute(step.command)
         except ScriptError as error:
+            if step.answer is not None and step.answer.startswith("FAIL"):
+                continue
             raise ScriptError(f"line {step.line}: {error}") from error
         if step.answer is not None:
             done = recorder.script.steps[before:]
@@ -167,25 +185,3 @@ def replay(script: Script, machine: Replayable) -> list[Difference]:
             if found != expected:
                 differences.append(Difference(step.line, step.command, expected, found))
     return differences
-
-
-def main() -> None:
-    """``python -m vmwire.bench.script FILE``: replay a script on a machine of its own."""
-    import argparse
-
-    from vmwire.bench.machine import Bench
-
-    parser = argparse.ArgumentParser(description="replay a script of the bench machine")
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--ram", type=int, default=128, metavar="MIB")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    with Bench(options.ram << 20, seed=options.seed) as pc:
-        differences = replay(Script.load(options.file), pc)
-    for difference in differences:
-        print(difference)
-    raise SystemExit(1 if differences else 0)
-
-
-if __name__ == "__main__":
-    main()

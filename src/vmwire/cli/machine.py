@@ -127,10 +127,10 @@ def _take_ram(asked: CommandLine, value: str) -> None:
     for key in options.keys():  # noqa: SIM118
         if key != "size":
             raise ConfigError(f"'{key}' is not served")
-    asked.ram_size = _size(options.get("size") or "")
+    asked.ram_size = read_size(options.get("size") or "")
 
 
-def _size(text: str) -> int:
+def read_size(text: str) -> int:
     """QEMU's ``-m``: a number of MiB, or one with a suffix."""
     digits = text.rstrip("bBkKmMgGtT")
     suffix = text[len(digits) :].lower()

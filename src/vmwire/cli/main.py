@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 LINK_PREFIX = "vmwire-"
-MODES = ("shell", "demo", "list", "upgrade")
+MODES = ("bench", "shell", "demo", "list", "upgrade")
 MACHINE_OPTIONS = frozenset(
-    ("M", "accel", "audio", "chardev", "display", "machine", "mon", "nodefaults", "qmp", "qtest")
+    ("M", "accel", "audio", "display", "machine", "mon", "nodefaults", "qmp", "qtest")
 )
 """Options that only QEMU has otherwise: vmwire is to be a machine in its place."""
 USAGE_STATUS = 2
@@ -51,6 +51,8 @@ usage: vmwire [OPTION...] PROGRAM [ARGUMENT...]   QEMU, or a script that starts 
        vmwire shell [-netdev user,...] [-- COMMAND...]
        vmwire demo [--vm]
        vmwire list
+       vmwire bench [--replay FILE]              a PC without a CPU, at a prompt
+       vmwire -qtest unix:PATH [-machine pc|none] [-netdev ...] [-device ...]   QEMU's qtest
        vmwire upgrade [NAME|--all]
 
 In front of a QEMU command, vmwire serves the command's user-mode networks:

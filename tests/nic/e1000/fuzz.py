@@ -9,7 +9,7 @@ Without a card the cards take turns, without --seconds it goes on without end.
 A run is a row of *episodes*; each has a seed of its own and a fresh card, so that its recorded
 script is short and complete. An episode fails when an exception leaves the card, or when a step
 takes longer than ``MOST_SECONDS``; the script is then written beside (``CARD-SEED.txt``), and
-``python -m vmwire.bench.script FILE`` repeats it. Over all episodes memory must not grow.
+``vmwire bench --replay FILE`` repeats it. Over all episodes memory must not grow.
 """
 
 from __future__ import annotations
