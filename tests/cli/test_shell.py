@@ -278,6 +278,52 @@ def test_killed_process_of_the_network_is_replaced(runtime: str, server: int, vi
         assert (process.returncode, out) == (0, "b'a page of the host'\n")
 
 
+# Behind other networks
+
+
+@pytest.mark.netns
+def test_two_shells_reach_each_other_over_a_socket_and_the_host_besides(
+    runtime: str, tmp_path: Path, server: int
+) -> None:
+    wire = "stream,addr.type=unix,addr.path=wire"  # in the folder where the commands run
+    with running(
+        runtime, "-netdev", f"{wire},server=on", "-netdev", "user", "--address", "10.9.0.1/24",
+        "sh", "-c", "read x; cat /proc/net/dev", cwd=tmp_path, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as first:  # fmt: skip
+        script = f"ping -c2 -i0.2 10.9.0.1 && {fetch(server)}"
+        eventually((tmp_path / "wire").exists)
+        second = shell("-netdev", wire, "-netdev", "user", "--address", "10.9.0.2/24",
+                       "sh", "-c", script, cwd=tmp_path)  # fmt: skip
+        assert " 0% packet loss" in second.stdout, second
+        assert "a page of the host" in second.stdout
+        out, _ = first.communicate("\n", timeout=20)
+        assert "eth0" in out
+        assert "eth1" in out
+    assert not (tmp_path / "wire").exists()
+
+
+@pytest.mark.netns
+def test_a_socket_of_the_callers_is_handed_to_the_network_and_not_to_the_command(
+    runtime: str,
+) -> None:
+    ours, theirs = socket.socketpair()
+    fd = theirs.fileno()
+    with running(
+        runtime, "-netdev", f"socket,fd={fd}", "--address", "10.9.0.1/24", "sh", "-c",
+        f"ls /proc/self/fd/{fd} 2>&1; ping -c1 -W1 10.9.0.2", pass_fds=[fd], stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        theirs.close()
+        ours.settimeout(10)
+        data = b""
+        while bytes.fromhex("08060001080006040001") not in data:  # the question for 10.9.0.2
+            data += ours.recv(4096)
+        out, _ = process.communicate(timeout=20)
+        assert "No such file" in out
+        while ours.recv(4096):  # until its end: nobody has it any more
+            pass
+
+
 # What can't be had
 
 
@@ -292,9 +338,12 @@ def test_killed_process_of_the_network_is_replaced(runtime: str, server: int, vi
         (["--address", "10.0.2.15", "id"], "--address: '10.0.2.15' is not an IPv4 address with "
          "its network's length (10.0.2.15/24)"),
         (["-netdev", "user,id=u,bogus=1"], "-netdev user,id=u,bogus=1: Invalid parameter 'bogus'"),
-        (["-netdev", "tap"], "-netdev tap,id=net0: netdev 'tap' is not served by vmwire yet"),
-        (["-netdev", "hubport,hubid=0"], "-netdev hubport,id=net0,hubid=0: the namespace takes a "
-         "user network: -netdev user,..."),
+        (["-netdev", "vde"], "-netdev vde,id=net0: netdev 'vde' is not served by vmwire yet"),
+        (["-netdev", "user,id=u", "-netdev", "hubport,hubid=0,netdev=u"], "no netdev is left for "
+         "the namespace: give it a hubport of its own"),
+        (["-netdev", "stream"], "-netdev stream,id=net0: Parameter 'addr' is missing"),
+        (["--address=10.0.2.1/24", "--address=10.0.2.2/24"], "--address: more addresses than "
+         "interfaces"),
         (["-netdev", "user,ipv4=off"], "-netdev user,id=net0,ipv4=off: the namespace takes IPv4, "
          "which is off"),
         (["-netdev", "user,net=10.0.0.0/255.0.255.0"], "a namespace's network can't have a mask "

@@ -22,7 +22,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -41,6 +41,10 @@ HELP = (
     "it takes root, or user namespaces for unprivileged users (sysctl user.max_user_namespaces, "
     "kernel.unprivileged_userns_clone or kernel.apparmor_restrict_unprivileged_userns)"
 )
+
+
+MOST_FDS = 64
+"""Namespaces and taps of one guest."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,6 +78,8 @@ class Guest:
     interface: str
     namespaces: list[tuple[int, int]]
     """(descriptor, kind), in the order in which they are to be entered."""
+    further: list[int] = field(default_factory=list)
+    """The taps of further interfaces."""
 
     def enter(self) -> None:
         """Move this process into the namespaces; stays in the folder where it is."""
@@ -91,7 +97,8 @@ class Guest:
     def close(self) -> None:
         """Close the descriptors."""
         self.close_namespaces()
-        os.close(self.tap)
+        for tap in (self.tap, *self.further):
+            os.close(tap)
 
 
 # --- in the process that moves ------------------------------------------------------------------
@@ -264,8 +271,13 @@ def _bind_text(text: str, target: str) -> None:
 # --- from the outside ---------------------------------------------------------------------------
 
 
-def create(given: Interface, meanwhile: Callable[[Guest], None] = lambda guest: None) -> Guest:
-    """Make a guest namespace. Forks: for processes with one thread only.
+def create(
+    given: Interface,
+    meanwhile: Callable[[Guest], None] = lambda guest: None,
+    further: Sequence[Interface] = (),
+) -> Guest:
+    """Make a guest namespace with an interface, or several. Forks: for processes with one thread
+    only.
 
     ``meanwhile`` is called while the namespace is still being configured, which takes some time.
     """
@@ -274,7 +286,7 @@ def create(given: Interface, meanwhile: Callable[[Guest], None] = lambda guest: 
         pid = os.fork()
         if pid == 0:
             ours.close()
-            _serve_and_exit(theirs, lambda: _make(theirs, given))
+            _serve_and_exit(theirs, lambda: _make(theirs, given, further))
         theirs.close()
         try:
             guest = _receive(ours)
@@ -290,11 +302,20 @@ def create(given: Interface, meanwhile: Callable[[Guest], None] = lambda guest: 
     return guest
 
 
-def _make(channel: socket.socket, given: Interface, *, pid: int = 0, path: str = "") -> None:
+def _make(
+    channel: socket.socket,
+    given: Interface,
+    further: Sequence[Interface] = (),
+    *,
+    pid: int = 0,
+    path: str = "",
+) -> None:
     kinds = join(pid, path) if pid or path else isolate()
-    tap, name = make_tap(given.name)
-    _send(channel, tap, name, own_namespaces(kinds))
-    configure(name, given)
+    interfaces = [given, *further]
+    taps = [make_tap(each.name) for each in interfaces]
+    _send(channel, taps, own_namespaces(kinds))
+    for (_, name), each in zip(taps, interfaces, strict=True):
+        configure(name, each)
     if given.nameservers and linux.CLONE_NEWNS in kinds:
         set_resolver(given)
     channel.send(b"{}")
@@ -351,9 +372,12 @@ def main(arguments: list[str]) -> None:
     _serve_and_exit(channel, lambda: _make(channel, given, pid=order["pid"], path=order["path"]))
 
 
-def _send(channel: socket.socket, tap: int, name: str, namespaces: list[tuple[int, int]]) -> None:
-    message = {"interface": name, "kinds": [kind for _, kind in namespaces]}
-    socket.send_fds(channel, [json.dumps(message).encode()], [tap, *(fd for fd, _ in namespaces)])
+def _send(
+    channel: socket.socket, taps: list[tuple[int, str]], namespaces: list[tuple[int, int]]
+) -> None:
+    message = {"interface": taps[0][1], "kinds": [kind for _, kind in namespaces]}
+    fds = [fd for fd, _ in (*namespaces, *taps)]
+    socket.send_fds(channel, [json.dumps(message).encode()], fds)
 
 
 def _serve_and_exit(channel: socket.socket, work: Callable[[], None]) -> None:
@@ -372,12 +396,12 @@ def _serve_and_exit(channel: socket.socket, work: Callable[[], None]) -> None:
 
 
 def _receive(channel: socket.socket) -> Guest:
-    data, fds, _, _ = socket.recv_fds(channel, 65536, 8)
+    data, fds, _, _ = socket.recv_fds(channel, 65536, MOST_FDS)
     message = _check(data)
-    tap, *namespaces = fds
     for fd in fds:
         os.set_inheritable(fd, False)
-    return Guest(tap, message["interface"], list(zip(namespaces, message["kinds"], strict=True)))
+    namespaces = [(fds.pop(0), kind) for kind in message["kinds"]]
+    return Guest(fds[0], message["interface"], namespaces, fds[1:])
 
 
 def _check(data: bytes) -> dict[str, Any]:

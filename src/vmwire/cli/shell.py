@@ -1,17 +1,19 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""``vmwire shell [-netdev user,...] [--address A/LENGTH] [--mtu N] [-- COMMAND...]``
+"""``vmwire shell [-netdev TYPE,...] [--address A/LENGTH] [--mtu N] [-- COMMAND...]``
 
-Runs a command (by default your shell) in a network namespace behind the user-mode network, as root
-or not. The interface is addressed as DHCP would do it, and names are resolved by the network.
+Runs a command (by default your shell) in a network namespace behind the user-mode network or any
+other, as root or not. Behind a user network the interface is addressed as DHCP would do it, and
+names are resolved by the network; elsewhere it has the address that is given, or none.
 
 As in prefix mode this very process becomes the command, so its pid, terminal, job control, signals
 and exit status are the command's own. Beside it, detached, are the keeper and the worker of the
 network; they go when the command and all of its children are gone, however that came. Who is not
 root is root inside, and nobody outside (user_namespaces(7)).
 
-    -netdev user,...      the network, with QEMU's options (default: user,id=net0)
-    --address A/LENGTH    the address (default: the network's first lease)
+    -netdev TYPE,...      a network, with QEMU's options (default: user,id=net0); several are
+                          eth0, eth1 and so on, but for those that a hubport joins
+    --address A/LENGTH    the address (default: a user network's first lease); once for each network
     --mtu N               the MTU on both sides (default: the network's)
     --capture FILE        record the traffic as pcap
     --log FILE, --log-level LEVEL
@@ -22,7 +24,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vmwire import catalogue
@@ -30,8 +32,10 @@ from vmwire.attach import namespace
 from vmwire.attach.namespace import Guest, Interface, parse_address
 from vmwire.daemon import launch
 from vmwire.errors import ConfigError
+from vmwire.netdev.hubport import HubportOptions
 from vmwire.netdev.user.options import MAX_MTU, MIN_MTU, UserOptions
 from vmwire.netdev.user.plan import dotted
+from vmwire.options.syntax import nest
 from vmwire.options.table import table_of
 
 VALUE_OPTIONS = ("netdev", "address", "mtu", "capture", "log", "log-level")
@@ -45,7 +49,21 @@ class Arguments:
     """The command line."""
 
     given: dict[str, str] = field(default_factory=dict)
+    netdevs: list[str] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Network:
+    """What is to stand beside the command."""
+
+    netdevs: list[list[Any]]
+    """As the worker's config has them: type and values."""
+    fds: dict[str, int]
+    """Descriptors that the caller opened, by their names in the fd store."""
+    interfaces: list[tuple[str, Interface]]
+    """Netdevs by id, and what the interface behind each is given."""
 
 
 def main(argv: list[str]) -> int:
@@ -55,8 +73,7 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         arguments = read(argv)
-        options = network_options(arguments)
-        lifeline = launch_network(arguments, options)
+        lifeline = launch_network(arguments, plan(arguments))
     except ConfigError as error:
         print(f"vmwire: {error}", file=sys.stderr)
         return 1
@@ -80,36 +97,68 @@ def read(argv: list[str]) -> Arguments:
         name, has_value, value = word.lstrip("-").partition("=")
         if name not in VALUE_OPTIONS:
             raise ConfigError("invalid option (vmwire shell --help shows what there is)", word)
-        if name in arguments.given:
-            raise ConfigError("may be given once", word)
         if not has_value:
             if not words:
                 raise ConfigError("requires an argument", word)
             value = words.pop(0)
-        arguments.given[name] = value
+        if name == "netdev":
+            arguments.netdevs.append(value)
+        elif name == "address":
+            arguments.addresses.append(_address(value))
+        elif name in arguments.given:
+            raise ConfigError("may be given once", word)
+        else:
+            arguments.given[name] = value
     arguments.command = words
-    if "address" in arguments.given:
-        try:
-            parse_address(arguments.given["address"])
-        except ValueError as error:
-            raise ConfigError(str(error), "--address") from None
     return arguments
 
 
-def network_options(arguments: Arguments) -> UserOptions:
-    """The network's options, with the MTU of the command line."""
-    text = arguments.given.get("netdev", "user")
+def _address(text: str) -> str:
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise ConfigError(str(error), "--address") from None
+
+
+def plan(arguments: Arguments) -> Network:
+    """Judge the netdevs, and decide which interface is behind which."""
+    mtu = _mtu(arguments.given["mtu"]) if "mtu" in arguments.given else None
+    network = Network([], {}, [])
+    asked = [_parse(text, number) for number, text in enumerate(arguments.netdevs or ["user"])]
+    joined = {each.netdev for each in asked if isinstance(each, HubportOptions)}
+    addresses = iter(arguments.addresses)
+    for options in asked:
+        there, fds = options.claim() if hasattr(options, "claim") else (options, {})
+        network.fds |= fds
+        if isinstance(there, UserOptions) and mtu is not None:
+            there.mtu = mtu
+        network.netdevs.append([table_of(type(there)).name, _values(there)])
+        if options.id not in joined and getattr(options, "netdev", None) is None:
+            name = f"eth{len(network.interfaces)}"
+            given = _interface(there, name, next(addresses, None), mtu)
+            network.interfaces.append((options.id, given))
+    if next(addresses, None) is not None:
+        raise ConfigError("more addresses than interfaces", "--address")
+    if not network.interfaces:
+        raise ConfigError("no netdev is left for the namespace: give it a hubport of its own")
+    return network
+
+
+def _parse(text: str, number: int) -> Any:
+    """A netdev's options; who gives no id gets one."""
     type, _, rest = text.partition(",")
-    if not any(item.startswith("id=") for item in rest.split(",")):
-        text = ",".join(filter(None, [type, "id=net0", rest]))
+    if not text.startswith("{") and not any(item.startswith("id=") for item in rest.split(",")):
+        text = ",".join(filter(None, [type, f"id=net{number}", rest]))
     options = catalogue.parse("netdev", text)
-    if not isinstance(options, UserOptions):
-        raise ConfigError("the namespace takes a user network: -netdev user,...", f"-netdev {text}")
-    if not options.ipv4_on:
+    if isinstance(options, UserOptions) and not options.ipv4_on:
         raise ConfigError("the namespace takes IPv4, which is off", f"-netdev {text}")
-    if "mtu" in arguments.given:
-        options.mtu = _mtu(arguments.given["mtu"])
     return options
+
+
+def _interface(options: Any, name: str, address: str | None, mtu: int | None) -> Interface:
+    if isinstance(options, UserOptions):
+        return replace(interface(options, address), name=name)
+    return Interface(name=name, address=address, mtu=mtu)
 
 
 def _mtu(text: str) -> int:
@@ -143,25 +192,31 @@ def _lease(address: bytes, mask: bytes) -> str:
 # --- becoming the command -----------------------------------------------------------------------
 
 
-def launch_network(arguments: Arguments, options: UserOptions) -> int:
+def launch_network(arguments: Arguments, network: Network) -> int:
     """Make the namespace and start the network beside it; enter, and return the lifeline."""
-    given = interface(options, arguments.given.get("address"))
+    first, *further = [given for _, given in network.interfaces]
     lifelines: list[int] = []
     guest = namespace.create(
-        given, lambda guest: lifelines.append(_start_network(arguments, options, guest))
+        first,
+        lambda guest: lifelines.append(_start_network(arguments, network, guest)),
+        further,
     )
     guest.enter()
     guest.close()
     return lifelines[0]
 
 
-def _start_network(arguments: Arguments, options: UserOptions, guest: Guest) -> int:
+def _start_network(arguments: Arguments, network: Network, guest: Guest) -> int:
     given = arguments.given
     capture = given.get("capture")
+    first = network.interfaces[0][0]
+    cards = [f"{GUEST_ID}{number or ''}" for number in range(len(network.interfaces))]
+    behind = zip(cards, network.interfaces, strict=True)
+    taps = zip(cards, [guest.tap, *guest.further], strict=True)
     config: dict[str, Any] = {
-        "netdevs": [["user", _values(options)]],
-        "devices": [["netns", {"id": GUEST_ID, "netdev": options.id}]],
-        "captures": [[options.id, os.path.abspath(capture)]] if capture else [],
+        "netdevs": network.netdevs,
+        "devices": [["netns", {"id": card, "netdev": id}] for card, (id, _) in behind],
+        "captures": [[first, os.path.abspath(capture)]] if capture else [],
     }
     return launch.start_detached(
         config,
@@ -169,14 +224,17 @@ def _start_network(arguments: Arguments, options: UserOptions, guest: Guest) -> 
         log_level=given.get("log-level", "info"),
         mode="shell",
         vm_pid=os.getpid(),
-        fds={f"{GUEST_ID}.tap": guest.tap},
+        fds={**network.fds, **{f"{card}.tap": tap for card, tap in taps}},
     )
 
 
-def _values(options: UserOptions) -> dict[str, Any]:
+def _values(options: Any) -> dict[str, Any]:
     """The options as the config has them: texts by name, lists where they may be repeated."""
-    table = table_of(UserOptions)
+    table = table_of(type(options))
     written = table.to_options(options)
+    if table.nested:
+        members = nest(written)
+        return {key.replace("-", "_"): value for key, value in members.items() if key != "type"}
     return {
         key.replace("-", "_"): (
             written.get_all(key) if table.entries[key].option.repeated else written.get(key)
