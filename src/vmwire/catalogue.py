@@ -42,6 +42,21 @@ MODULES = {
         "virtio-net-pci-non-transitional": "vmwire.nic.options",
         "virtio-net-pci-transitional": "vmwire.nic.options",
     },
+    "object": {
+        "filter-buffer": "vmwire.filters.options",
+        "filter-dump": "vmwire.filters.options",
+        "filter-mirror": "vmwire.filters.options",
+        "filter-redirector": "vmwire.filters.options",
+    },
+    "chardev": {
+        "socket": "vmwire.filters.chardev",
+    },
+}
+TITLES = {
+    "netdev": "Available netdev backend types:",
+    "device": "Network devices:",
+    "object": "List of user creatable objects:",
+    "chardev": "Available chardev backend types:",
 }
 ALIASES = {"e1000-82540em": "e1000", "virtio-net": "virtio-net-pci"}
 
@@ -57,10 +72,14 @@ NICS_OF_LATER = (
 
 table.types_of_later("netdev", *NETDEVS_OF_LATER)
 table.types_of_later("device", *NICS_OF_LATER)
+table.types_of_later("object", "colo-compare", "filter-replay", "filter-rewriter")
+table.types_of_later(
+    "chardev", "file", "null", "parallel", "pipe", "pty", "ringbuf", "serial", "stdio", "udp", "vc"
+)
 
 
 def parse(kind: str, text: str) -> Any:
-    """The record of ``-netdev TEXT`` or ``-device TEXT``, or a ConfigError in one line."""
+    """The record of ``-netdev TEXT``, ``-device TEXT`` and so on, or a ConfigError in one line."""
     with naming(f"-{kind} {text}"):
         return record_of(kind, parse_syntax(text, table.KINDS[kind].selector))
 
@@ -92,9 +111,7 @@ def help_for(kind: str, text: str) -> str | None:
 
 
 def _list(kind: str) -> str:
-    device = table.KINDS[kind].is_device
-    title = "Network devices:" if device else "Available netdev backend types:"
-    return "\n".join([title, *(each.list_line() for each in tables(kind))])
+    return "\n".join([TITLES[kind], *(each.list_line() for each in tables(kind))])
 
 
 def tables(kind: str) -> list[Table[Any]]:

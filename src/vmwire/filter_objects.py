@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from vmwire import registry
+from vmwire import catalogue, registry
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
 from vmwire.filters.chardev import SocketChardevOptions
@@ -18,7 +18,6 @@ from vmwire.filters.line import Line
 from vmwire.filters.options import STATUS, FilterOptions
 from vmwire.filters.selective import Selective
 from vmwire.graph import Filter, Member
-from vmwire.options.table import find
 from vmwire.options.values import Where
 
 Values = Mapping[str, Any]
@@ -37,7 +36,7 @@ class FilterObjects:
 
     def add_chardev(self, backend: str, values: Values) -> None:
         """Keep a chardev for the filter that will use it."""
-        options = find("chardev", backend).from_kwargs(**values)
+        options = catalogue.find("chardev", backend).from_kwargs(**values)
         if options.id in self.chardevs:
             raise ConfigError(f"Duplicate ID '{options.id}' for chardev")
         self.chardevs[options.id] = options
@@ -46,7 +45,7 @@ class FilterObjects:
         """Make a filter and put it into the row; or leave everything as it was."""
         found = registry.load_filter(type)
         if found is None:
-            find("object", type)  # says which mistake it is
+            catalogue.find("object", type)  # says which mistake it is
             raise ConfigError(f"object '{type}' is not served by vmwire yet")
         options: FilterOptions = registry.record(found, type, values)
         if options.id in self._filters:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -250,3 +251,49 @@ def test_list_shows_what_runs(runtime: str, start: Start) -> None:
     found = {each["pid"]: each for each in json.loads(printed)}[served.pid]
     assert found["sockets"] == [os.path.join(folder(runtime, served), "n0.sock")]
     assert found["stats"]["netdevs"]["u"]["type"] == "hubport"
+
+
+def test_filters_stand_before_their_netdevs(start: Start, tmp_path: Path) -> None:
+    dump = tmp_path / "d.pcap"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "peer"))
+        listener.listen()
+        start(
+            *CARD,
+            *("-chardev", "socket,id=c,path=peer"),
+            *("-object", "filter-mirror,id=m,netdev=u,outdev=c"),
+            *("-object", f"filter-dump,id=f,netdev=u,file={dump.name},position=head"),
+            cwd=tmp_path,
+        )
+        assert dump.read_bytes()[:4] == b"\xd4\xc3\xb2\xa1"
+        listener.settimeout(10)
+        listener.accept()[0].close()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["-object", "filter-dump,id=f,netdev=x,file=d"],
+            "-object filter-dump,id=f,netdev=x,file=d: "
+            "Parameter 'netdev' expects a network backend id",
+        ),
+        (
+            ["-object", "filter-mirror,id=f,netdev=u,outdev=c"],
+            "-object filter-mirror,id=f,netdev=u,outdev=c: Device 'c' not found",
+        ),
+        (
+            ["-object", "secret,id=f"],
+            "-object secret,id=f: Parameter 'qom-type' does not accept value 'secret'",
+        ),
+        (
+            ["-chardev", "null,id=c"],
+            "-chardev null,id=c: chardev 'null' is not served by vmwire yet",
+        ),
+    ],
+)
+def test_filters_that_can_not_be_had_are_one_line(
+    runtime: str, words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refused(*CARD, *words) == f"vmwire: {message}"

@@ -7,6 +7,8 @@ how to reach each card, and ends with SIGTERM, SIGINT or SIGHUP, all of which ar
 status 0). A network that can't be had is one line on standard error and exit status 1.
 
     -netdev help, -netdev TYPE,help, -device help, -device TYPE,help
+    -object filter-TYPE,id=F,netdev=ID,...      QEMU's filters (docs/filters.md)
+    -chardev socket,id=C,...                    connections that filters use
     --capture ID=FILE     record what passes at a netdev or card, as pcap
     --socket-dir DIR      put the sockets there (the user's umask says who may connect)
     --pidfile FILE        write our pid when the network stands; removed at the end
@@ -35,7 +37,8 @@ from vmwire.options.table import naming, table_of
 
 DEFAULT_MAC = bytes.fromhex("525400123456")
 """QEMU's for its first card; each further one counts up, so that VMs on one network differ."""
-VALUE_OPTIONS = ("netdev", "device", "capture", "socket-dir", "pidfile", "log", "log-level")
+REPEATED = ("netdev", "device", "object", "chardev", "capture")
+VALUE_OPTIONS = (*REPEATED, "socket-dir", "pidfile", "log", "log-level")
 
 
 @dataclass(slots=True)
@@ -44,6 +47,8 @@ class Arguments:
 
     netdev: list[str] = field(default_factory=list)
     device: list[str] = field(default_factory=list)
+    object: list[str] = field(default_factory=list)
+    chardev: list[str] = field(default_factory=list)
     capture: list[str] = field(default_factory=list)
     single: dict[str, str] = field(default_factory=dict)
 
@@ -84,7 +89,7 @@ def read(argv: list[str]) -> Arguments:
             value = next(words, "")
             if not value:
                 raise ConfigError("requires an argument", word)
-        if name in ("netdev", "device", "capture"):
+        if name in REPEATED:
             getattr(arguments, name).append(value)
         elif name in arguments.single:
             raise ConfigError("may be given once", f"--{name}")
@@ -95,7 +100,7 @@ def read(argv: list[str]) -> Arguments:
 
 def help_wanted(arguments: Arguments) -> str | None:
     """What to print if some option asks for help."""
-    for kind in ("device", "netdev"):
+    for kind in ("device", "netdev", "object", "chardev"):
         for text in getattr(arguments, kind):
             with naming(f"-{kind} {text}"):
                 found = catalogue.help_for(kind, text)
@@ -121,11 +126,10 @@ class Plan:
 
 def plan(arguments: Arguments, run_dir: RunDir) -> Plan:
     """Decide everything that a worker needs to know."""
-    netdevs, fds = [], {}
-    for text in arguments.netdev:
-        there, given = claim(text)
-        netdevs.append([text, there])
-        fds.update(given)
+    fds: dict[str, int] = {}
+    netdevs = [[text, claim("netdev", text, fds)] for text in arguments.netdev]
+    chardevs = [[text, claim("chardev", text, fds)] for text in arguments.chardev]
+    filters = [[text, claim("object", text, fds)] for text in arguments.object]
     cards, devices = [], []
     for number, text in enumerate(arguments.device):
         asked = catalogue.parse("device", text)
@@ -141,15 +145,23 @@ def plan(arguments: Arguments, run_dir: RunDir) -> Plan:
         devices.append([text, table_of(type(card)).to_text(card)])
         cards.append(Card(id, path, asked.netdev or "", replace(card, id=asked.id)))
     captures = [capture_option.read(text) for text in arguments.capture]
-    return Plan({"netdevs": netdevs, "devices": devices, "captures": captures}, cards, fds)
+    config = {
+        "netdevs": netdevs,
+        "devices": devices,
+        "chardevs": chardevs,
+        "filters": filters,
+        "captures": captures,
+    }
+    return Plan(config, cards, fds)
 
 
-def claim(text: str) -> tuple[str, dict[str, int]]:
-    """A netdev for a process of its own, and the descriptors that go there with it."""
-    asked = catalogue.parse("netdev", text)
-    with naming(f"-netdev {text}"):
-        there, fds = asked.claim() if hasattr(asked, "claim") else (asked, {})
-    return table_of(type(there)).to_text(there), fds
+def claim(kind: str, text: str, fds: dict[str, int]) -> str:
+    """An option for a process of its own; the descriptors that go there with it join ``fds``."""
+    asked = catalogue.parse(kind, text)
+    with naming(f"-{kind} {text}"):
+        there, given = asked.claim() if hasattr(asked, "claim") else (asked, {})
+    fds.update(given)
+    return table_of(type(there)).to_text(there)
 
 
 def serve(arguments: Arguments) -> int:

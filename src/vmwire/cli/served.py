@@ -23,8 +23,9 @@ from vmwire.options.table import naming, table_of
 def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
     """The network of ``config``, as `vmwire.cli.serve` makes it; not started.
 
-    ``{"netdevs": [[typed, text], ...], "devices": [[typed, text], ...], "captures": [[id, path]]}``
-    where ``typed`` is what the user wrote and ``text`` the same with everything decided.
+    Lists under the names ``netdevs``, ``devices``, ``chardevs`` and ``filters`` are of
+    ``[typed, text]``, where ``typed`` is what the user wrote and ``text`` the same with everything
+    decided; ``captures`` are of ``[id, path]``. What an older version didn't write isn't there.
     """
     network = Network(store=store)
     try:
@@ -34,6 +35,16 @@ def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
         for typed, text in config["devices"]:
             with naming(f"-device {typed}"):
                 network.add_nic(**_values("device", text))
+        for typed, text in config.get("chardevs", ()):
+            with naming(f"-chardev {typed}"):
+                chardev = _values("chardev", text)
+                network.add_chardev(chardev.pop("type"), **chardev)
+        for typed, text in config.get("filters", ()):
+            with naming(f"-object {typed}"):
+                filter = _values("object", text)
+                if "file" in filter:
+                    filter["file"] = worker.capture_path(filter["file"], restarts)
+                network.add_filter(**filter)
         for member, path in config["captures"]:
             with naming(f"--capture {member}={path}"):
                 network.capture(member, worker.capture_path(path, restarts))
@@ -49,6 +60,9 @@ def rehearse(config: Mapping[str, Any]) -> None:
         for typed, text in config[f"{kind}s"]:
             with naming(f"-{kind} {typed}"):
                 registry.load(known, _values(kind, text)["type"])
+    for typed, text in config.get("filters", ()):
+        with naming(f"-object {typed}"):
+            registry.load_filter(_values("object", text)["type"])
 
 
 def _values(kind: str, text: str) -> dict[str, Any]:

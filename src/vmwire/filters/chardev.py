@@ -11,18 +11,16 @@ A network doesn't stand still until somebody calls, so ``wait=on`` can't be had.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 
 from vmwire.errors import ConfigError
+from vmwire.netdev import inherited
 from vmwire.netdev.addresses import FdAddress, InetAddress, SocketAddress, UnixAddress
 from vmwire.netdev.connections import Source
 from vmwire.netdev.stream import StreamOptions
-from vmwire.options.table import option, record, types_of_later
+from vmwire.options.table import option, record
 from vmwire.options.values import BOOL, IDENTIFIER, STRING, UINT16, UINT32
-
-types_of_later(
-    "chardev", "file", "null", "parallel", "pipe", "pty", "ringbuf", "serial", "stdio", "udp", "vc"
-)
 
 
 @record(
@@ -58,6 +56,15 @@ class SocketChardevOptions:
         if sum(each is not None for each in (self.host or self.port, self.path, self.fd)) != 1:
             raise ConfigError("one of host= and port=, path= or fd= is required")
         self.stream()
+
+    def claim(self) -> tuple[SocketChardevOptions, dict[str, int]]:
+        """The same with descriptors named and a path from the root, for another process."""
+        if self.fd is not None:
+            name, fd = inherited.claimed(self.fd, self.id)
+            return replace(self, fd=name), {name: fd}
+        if self.path is not None and not self.abstract:
+            return replace(self, path=os.path.abspath(self.path)), {}
+        return self, {}
 
     def stream(self) -> StreamOptions:
         """Say the same as ``-netdev stream`` does."""

@@ -9,11 +9,12 @@ the netdev: what it sends meets the head first, what it receives meets it last.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmwire.errors import ConfigError
-from vmwire.options.table import option, record, types_of_later
+from vmwire.options.table import option, record
 from vmwire.options.values import (
     BOOL,
     IDENTIFIER,
@@ -25,8 +26,6 @@ from vmwire.options.values import (
 
 QUEUE = ChoiceType("NetFilterDirection", words=("all", "rx", "tx"), syntax="all/rx/tx")
 INSERT = ChoiceType("NetfilterInsert", words=("before", "behind"), syntax="before/behind")
-
-types_of_later("object", "colo-compare", "filter-replay", "filter-rewriter")
 
 
 def _position(text: str) -> str:
@@ -81,6 +80,10 @@ class DumpOptions(FilterOptions):
 
     file: str = option(STRING, required=True, help="where to")
     maxlen: int = option(UINT32, default=65536, help="bytes of each frame that are kept")
+
+    def claim(self) -> tuple[DumpOptions, dict[str, int]]:
+        """The same for a network in another process, which may be in another folder."""
+        return replace(self, file=os.path.abspath(self.file)), {}
 
     def __post_init__(self) -> None:
         if self.maxlen == 0:
