@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""An unmodified guest with cards of the e1000 family: Linux's own driver, and all that its user
-asks of it by ethtool."""
+"""An unmodified guest with Intel's cards: Linux's own drivers, and all that their user asks of them
+by ethtool."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import pytest
 
 from tests.daemon.instance import eventually
 from tests.guest import provision
+from tests.guest.intel import DEVICES, E1000E_LONG, MODULES, SIBLINGS_LONG, loads_driver
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer, free_port
 from tests.guest.transfers import (
@@ -34,15 +35,7 @@ from tests.guest.transfers import (
 
 pytestmark = pytest.mark.guest
 
-DEVICES = {"e1000": "0x100e", "e1000-82544gc": "0x100c", "e1000-82545em": "0x100f"}
-DRIVER = "vmwire.modules=e1000"
-SIBLINGS_LONG = [
-    pytest.param(name, marks=() if name == "e1000" else pytest.mark.long) for name in DEVICES
-]
-"""One card in the usual run, the whole family in the long one: what differs between them is little,
-and watched for all by the fast tests and by network boot."""
-ON_ONE = pytest.mark.parametrize("bed", ["e1000"], indirect=True)
-"""For what takes its time and is the same in the whole family; the bench has it for each card."""
+ON_ONE = pytest.mark.parametrize("bed", E1000E_LONG, indirect=True)
 SELF_TEST = ("Register", "Eeprom", "Interrupt", "Loopback", "Link")
 EEPROM_SUM = 0xBABA
 
@@ -99,7 +92,7 @@ def bed(request: pytest.FixtureRequest, prefix: list[str]) -> Iterator[Bed]:
         qemu,
         words_for(request.param, *ports),
         prefix=prefix,
-        kernel_words=DRIVER,
+        kernel_words=loads_driver(request.param),
         environment={"XDG_RUNTIME_DIR": runtime},
     ) as guest:
         made = Bed(guest, request.param, Path(runtime), *ports)
@@ -111,7 +104,7 @@ def bed(request: pytest.FixtureRequest, prefix: list[str]) -> Iterator[Bed]:
 def test_driver_finds_the_card_it_was_promised(bed: Bed) -> None:
     guest = bed.guest
     assert guest.check("cat /sys/class/net/eth0/device/device") == DEVICES[bed.card]
-    assert "driver: e1000\n" in guest.check("ethtool -i eth0")
+    assert f"driver: {MODULES[bed.card]}\n" in guest.check("ethtool -i eth0")
     settings = guest.check("ethtool eth0")
     for line in ("Speed: 1000Mb/s", "Duplex: Full", "Auto-negotiation: on", "Link detected: yes"):
         assert line in settings
@@ -252,13 +245,14 @@ def test_network_stays_when_the_card_is_taken_down_and_up(bed: Bed, host: HostPe
 
 def test_driver_may_be_unloaded_and_loaded_again(bed: Bed, host: HostPeer) -> None:
     for _ in range(2):
-        bed.guest.check("rmmod e1000; modprobe e1000; ip link set eth0 up")
+        module = MODULES[bed.card]
+        bed.guest.check(f"rmmod {module}; modprobe {module}; ip link set eth0 up")
         bed.guest.lease()
     bed.assert_transfers(host)
 
 
 def test_kernel_has_nothing_to_complain_of(bed: Bed) -> None:
-    complaints = "Tx Unit Hang|NETDEV WATCHDOG|nobody cared|Call Trace|EEPROM Checksum"
+    complaints = "Unit Hang|NETDEV WATCHDOG|nobody cared|Call Trace|(EEPROM|NVM) Checksum"
     assert bed.guest.run(f"dmesg | grep -E '{complaints}'").output == ""
 
 

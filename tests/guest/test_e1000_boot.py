@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""A machine without a disk boots Linux over HTTP, by iPXE's own driver of the e1000 family, and the
+"""A machine without a disk boots Linux over HTTP, by iPXE's own driver of Intel's cards, and the
 kernel that it fetched goes on with the card."""
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests.guest import image
+from tests.guest.intel import DEVICES, loads_driver
 from tests.guest.machine import KERNEL_WORDS, Machine
 from tests.guest.peer import HostPeer
-from tests.guest.test_e1000 import DEVICES, DRIVER, newest
+from tests.guest.test_e1000 import newest
 from tests.guest.transfers import GATEWAY, MEGABYTE, download
 from vmwire.bench.console import GuestError
 
@@ -87,7 +88,7 @@ def test_diskless_machine_boots_over_http(
     with served(tmp_path) as url:
         (tmp_path / "script").write_text(
             "#!ipxe\n"
-            f"kernel {url}/kernel initrd=initrd {KERNEL_WORDS} {DRIVER}\n"
+            f"kernel {url}/kernel initrd=initrd {KERNEL_WORDS} {loads_driver(card)}\n"
             f"initrd {url}/initrd\n"
             "boot\n"
         )

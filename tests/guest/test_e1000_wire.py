@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest's e1000 puts on its wire and takes from it, seen from the other end: VLAN tags,
+"""What a guest's Intel card puts on its wire and takes from it, seen from the other end: VLAN tags,
 filters, counters, and a cable that is pulled. The network runs here, in the tests' own process."""
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.guest.intel import SIBLINGS_LONG, loads_driver
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer
-from tests.guest.test_e1000 import DRIVER, SIBLINGS_LONG, newest
+from tests.guest.test_e1000 import newest
 from tests.guest.transfers import GATEWAY, MEGABYTE, download, upload
 from vmwire.bench.pattern import pattern_sha256
 from vmwire.network import Network
@@ -81,7 +82,8 @@ def wired(request: pytest.FixtureRequest) -> Iterator[Wired]:
         net.add_nic(request.param, id="n", netdev="u", mac=MAC, socket=path)
         stands_for = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": path}}
         words = ["-device", json.dumps(stands_for)]
-        with Machine(qemu, words, memory=MEMORY, kernel_words=DRIVER) as guest:
+        driver = loads_driver(request.param)
+        with Machine(qemu, words, memory=MEMORY, kernel_words=driver) as guest:
             # its solicitations would come at any time
             guest.check("echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6")
             guest.lease()

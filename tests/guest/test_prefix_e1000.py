@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""Prefix mode with the e1000 family: the typed command works, and faults don't
+"""Prefix mode with Intel's cards: the typed command works, and faults don't
 take the VM away."""
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 from tests.daemon.conftest import runtime
 from tests.daemon.instance import eventually, users_of
 from tests.guest import provision
+from tests.guest.intel import USUAL, loads_driver
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer, free_port
 
@@ -22,7 +23,7 @@ __all__ = ["runtime"]
 
 pytestmark = pytest.mark.guest
 
-DRIVER = "vmwire.modules=e1000"
+ON_BOTH = pytest.mark.parametrize("card", USUAL)
 
 
 @pytest.fixture
@@ -36,13 +37,14 @@ def newest(prefix: list[str]) -> str:
         pytest.skip(str(error))
 
 
+@ON_BOTH
 def test_typed_command_works_with_the_card_where_it_was(
-    newest: str, prefix: list[str], host: HostPeer, runtime: str
+    card: str, newest: str, prefix: list[str], host: HostPeer, runtime: str
 ) -> None:
     port = free_port()
     words = ["-netdev", f"user,id=user1,hostfwd=tcp:127.0.0.1:{port}-:7"]
-    words += ["-device", "e1000,netdev=user1,addr=5", "-device", "virtio-rng-pci", "-boot", "c"]
-    with Machine(newest, words, prefix=prefix, kernel_words=DRIVER) as guest:
+    words += ["-device", f"{card},netdev=user1,addr=5", "-device", "virtio-rng-pci", "-boot", "c"]
+    with Machine(newest, words, prefix=prefix, kernel_words=loads_driver(card)) as guest:
         assert guest.lease()["ip"] == "10.0.2.15"
         assert guest.check("cat /sys/class/net/eth0/address") == "52:54:00:12:34:56"
         assert guest.check("basename $(readlink /sys/class/net/eth0/device)") == "0000:00:05.0"
@@ -62,11 +64,12 @@ def echoes(port: int) -> bool:
         return False
 
 
+@ON_BOTH
 def test_killed_worker_is_replaced_and_the_guest_goes_on(
-    newest: str, prefix: list[str], host: HostPeer, runtime: str
+    card: str, newest: str, prefix: list[str], host: HostPeer, runtime: str
 ) -> None:
-    words = ["-netdev", "user,id=u", "-device", "e1000,netdev=u"]
-    with Machine(newest, words, prefix=prefix, kernel_words=DRIVER) as guest:
+    words = ["-netdev", "user,id=u", "-device", f"{card},netdev=u"]
+    with Machine(newest, words, prefix=prefix, kernel_words=loads_driver(card)) as guest:
         guest.lease()
         (folder,) = (each for each in (Path(runtime) / "vmwire").iterdir() if each.is_dir())
         processes = users_of(str(folder / "lock"))
@@ -77,18 +80,19 @@ def test_killed_worker_is_replaced_and_the_guest_goes_on(
         assert guest.is_running()
 
 
+@ON_BOTH
 def test_a_qemu_without_vfio_user_keeps_its_own_card(
-    prefix: list[str], runtime: str, tmp_path: Path
+    card: str, prefix: list[str], runtime: str, tmp_path: Path
 ) -> None:
     if not prefix:
         pytest.skip("this is about the prefix")
     log = tmp_path / "log"
-    words = ["-netdev", "user,id=u", "-device", "e1000,netdev=u"]
+    words = ["-netdev", "user,id=u", "-device", f"{card},netdev=u"]
     with Machine(
         provision.qemu_oldest(),
         words,
         prefix=[*prefix, f"--log={log}"],
-        kernel_words=DRIVER,
+        kernel_words=loads_driver(card),
     ) as guest:
         assert guest.lease()["ip"] == "10.0.2.15"
     (line,) = (line for line in log.read_text().splitlines() if "stays with QEMU" in line)

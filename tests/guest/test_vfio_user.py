@@ -15,9 +15,9 @@ import pytest
 from tests.daemon.conftest import runtime
 from tests.daemon.instance import eventually
 from tests.guest import provision
+from tests.guest.intel import SIBLINGS_LONG, loads_driver
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer, free_port
-from tests.guest.test_e1000 import SIBLINGS_LONG
 from tests.guest.test_faults import Running
 
 __all__ = ["runtime"]
@@ -38,7 +38,7 @@ def running(
     port = free_port()
     words = ["-netdev", f"user,id=n,hostfwd=tcp:127.0.0.1:{port}-:7"]
     words += ["-device", f"{request.param},netdev=n"]
-    with Machine(qemu, words, prefix=prefix, kernel_words="vmwire.modules=e1000") as guest:
+    with Machine(qemu, words, prefix=prefix, kernel_words=loads_driver(request.param)) as guest:
         yield Running(guest, os.path.join(runtime, "vmwire", str(guest.pid)), port)
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from vmwire.attach.vfio_user.server import CardServer
+from vmwire.nic import e1000e_options  # noqa: F401 - a record is found once it is declared
 from vmwire.nic.options import VirtioNetSlotOptions
 from vmwire.nic.pci_cards import card_of
 from vmwire.nic.pci_options import PciNicOptions

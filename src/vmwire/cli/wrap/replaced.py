@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from vmwire import catalogue
 from vmwire.cli.wrap import values
 from vmwire.cli.wrap.decide import Verdict
 from vmwire.cli.wrap.values import Values
 from vmwire.errors import ConfigError
 from vmwire.nic.options import VirtioNetSlotOptions
 from vmwire.nic.pci_options import PciNicOptions, slot_keys, slot_properties
-from vmwire.options import table
 from vmwire.options.table import table_of
 
 
@@ -59,6 +59,6 @@ def default_rom(verdict: Verdict) -> tuple[str, int | None] | None:
 def _record(driver: str, properties: Values) -> PciNicOptions | VirtioNetSlotOptions:
     """The card's record; ConfigError if it can't be such a card."""
     given = {name: values.text(properties, name) for name in properties}
-    record = table.find("device", driver).from_kwargs(**given)
+    record = catalogue.find("device", driver).from_kwargs(**given)
     assert isinstance(record, PciNicOptions | VirtioNetSlotOptions)
     return record

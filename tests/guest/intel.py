@@ -1,0 +1,34 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""Intel's cards, as a Linux guest knows them, and which of them are watched how often."""
+
+from __future__ import annotations
+
+import pytest
+
+DEVICES = {
+    "e1000": "0x100e",
+    "e1000-82544gc": "0x100c",
+    "e1000-82545em": "0x100f",
+    "e1000e": "0x10d3",
+}
+MODULES = {card: "e1000e" if card == "e1000e" else "e1000" for card in DEVICES}
+"""Linux's driver of each."""
+USUAL = ("e1000", "e1000e")
+
+
+def loads_driver(card: str) -> str:
+    """The kernel's parameter by which the guest loads the card's driver."""
+    return f"vmwire.modules={MODULES[card]}"
+
+
+SIBLINGS_LONG = [
+    pytest.param(name, marks=() if name in USUAL else pytest.mark.long) for name in DEVICES
+]
+"""One card of each chip in the usual run, all of them in the long one: what differs between
+siblings is little, and watched for all by the fast tests and by network boot."""
+E1000E_LONG = [
+    pytest.param(name, marks=pytest.mark.long if name == "e1000e" else ())
+    for name in ("e1000", "e1000e")
+]
+"""For what takes its time and is the same in all cards; the bench has it for each."""
