@@ -233,7 +233,7 @@ class Hotplug:
             self._bus = value
         elif offset == 8 and not self._bus:
             for slot in range(32):
-                if value & ~FIXED_SLOTS >> slot & 1:
+                if (value & ~FIXED_SLOTS) >> slot & 1:
                     self.eject(slot)
 
     def _load_event(self, offset: int, size: int) -> int:
