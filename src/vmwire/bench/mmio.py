@@ -76,6 +76,9 @@ class MmioNic:
     def notify(self, vector: int) -> None:
         """There are no messages here."""
 
+    def forget(self, vectors: int) -> None:
+        """Nor are any kept."""
+
     # What its holder does
 
     def reset(self) -> None:

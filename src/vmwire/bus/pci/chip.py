@@ -33,6 +33,9 @@ class InterruptPin(Protocol):
     def notify(self, vector: int) -> None:
         """Send an MSI or MSI-X message (kept pending while it is masked)."""
 
+    def forget(self, vectors: int) -> None:
+        """Drop MSI-X messages that are kept pending: one bit for each vector."""
+
 
 @dataclass(slots=True)
 class Slot:

@@ -144,6 +144,10 @@ class Interrupts:
         elif self.msi_enabled:
             self._send_msi(vector)
 
+    def forget(self, vectors: int) -> None:
+        """Drop MSI-X messages that are kept pending: one bit for each vector."""
+        self.table.pending &= ~vectors
+
     # What software does
 
     def on_config_changed(self) -> None:

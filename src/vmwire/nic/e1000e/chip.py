@@ -51,6 +51,7 @@ from vmwire.nic.e1000e.phy import PagedPhy
 from vmwire.nic.e1000e.receive import ExtendedReceiver, Shared, SplitReceiver
 from vmwire.nic.e1000e.registers import (
     ALIASES,
+    CTRL_EXT_PBA_CLR,
     CTRL_MASTER_DISABLE,
     EEMNGCTL_CFG_DONE,
     QUEUES,
@@ -59,6 +60,7 @@ from vmwire.nic.e1000e.registers import (
     STATUS_PHYRA,
     SWSM_SMBI,
     TSYNC_VALID,
+    VECTORS,
     WRITABLE_CAUSES,
     Registers,
 )
@@ -379,6 +381,8 @@ class E1000E(Registers):
     @Registers.IMS.on_write
     def _on_ims(self, value: int) -> None:
         self.words[IMS] |= value & WRITABLE_CAUSES
+        if self.CTRL_EXT & CTRL_EXT_PBA_CLR:
+            self._causes.forget(value)
         self._causes.update()
 
     @Registers.IMC.on_write
@@ -389,6 +393,10 @@ class E1000E(Registers):
     @Registers.IVAR.on_write
     def _on_ivar(self, value: int) -> None:
         self._causes.update()
+
+    @Registers.PBACLR.on_write
+    def _on_pbaclr(self, value: int) -> None:
+        self._causes.forget_vectors(value & (1 << VECTORS) - 1)
 
     @Registers.RDTR.on_write
     def _on_rdtr(self, value: int) -> None:

@@ -262,6 +262,20 @@ class Causes:
             words[ICR] = self._with_assertion(words[ICR] & ~cause)
             self._sent &= ~cause
 
+    def forget(self, causes: int) -> None:
+        """Drop messages of these causes that the table's masks hold back."""
+        entries = self.words[IVAR]
+        found = 0
+        for cause, shift in _SHIFTS:
+            if causes & cause and entries >> shift & IVAR_VALID:
+                found |= 1 << (entries >> shift & 7)
+        self.forget_vectors(found)
+
+    def forget_vectors(self, vectors: int) -> None:
+        """The same by vectors, a bit for each."""
+        if self._pin.msix_enabled:
+            self._pin.forget(vectors)
+
     # Reset and state
 
     def reset(self) -> None:
