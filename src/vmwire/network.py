@@ -370,7 +370,8 @@ class Network:
     def _add_device(self, type: str, found: BoxType, values: Values) -> str:
         anonymous = values["id"] is None
         if anonymous:
-            values = {**values, "id": _free_name(f"{type}.", self.devices)}
+            alike = sum(member.type == type for member in self.devices.values())
+            values = {**values, "id": _free_name(f"{type}.", self.devices, alike)}
         id, netdev = values["id"], values["netdev"]
         self._check_id(id, self.devices, "device")
         options = self._with_mac(registry.record(found, type, values))
@@ -557,9 +558,9 @@ def _ignore_event(event: str, data: Values) -> None:
     """Nobody listens."""
 
 
-def _free_name(start: str, taken: Mapping[str, object]) -> str:
-    """``start`` with the first number that makes it a name which nobody has."""
-    return next(name for n in range(len(taken) + 1) if (name := f"{start}{n}") not in taken)
+def _free_name(start: str, taken: Mapping[str, object], least: int = 0) -> str:
+    """``start`` with the first number, from ``least`` on, that makes a name which nobody has."""
+    return next(name for n in count(least) if (name := f"{start}{n}") not in taken)
 
 
 def _with_id(values: dict[str, Any]) -> dict[str, Any]:

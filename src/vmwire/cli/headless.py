@@ -47,7 +47,7 @@ class Headless:
         self.sessions: list[QtestSession] = []
         self.streams: list[Stream] = []
         self._running = True
-        self._ending = False
+        self.ending = False
         pc.on_eject = self._eject
         pc.on_guest_reset = self._reset_by_guest
 
@@ -94,12 +94,12 @@ class Headless:
 
     def reset(self) -> None:
         """Reset the machine and all cards."""
-        self.pc.reset_all()
         self.on_event("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
+        self.pc.reset_all()
 
     def _reset_by_guest(self) -> None:
-        self.pc.reset_all()
         self.on_event("RESET", {"guest": True, "reason": "guest-reset"})
+        self.pc.reset_all()
 
     def unplug(self, id: str) -> None:
         """Ask the guest to let a card go."""
@@ -117,30 +117,38 @@ class Headless:
     def quit(self) -> None:
         """End soon."""
         self.on_event("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})
-        self._ending = True
+        self.ending = True
 
     # Running
 
     def run(self) -> None:
         """Serve until a harness has left, a monitor says so, or SIGTERM comes."""
-        loop = self.network.loop
         self._end_by_signals()
+        self.open()
+        while not self.ending:
+            self.turn(None)
+        for stream in self.streams:
+            stream.flush()
+
+    def open(self) -> None:
+        """Reach whoever drives the machine; it runs from now on."""
         for stream in self.streams:
             stream.open()
         self.pc.hot = True
-        while not self._ending:
-            waiting = [session for session in self.sessions if session.pending]
-            if waiting:
-                self._drain()
-                waiting[0].step()
-            elif self.streams and all(stream.over for stream in self.streams):
-                self._ending = True
-            elif not loop.turn(0):
-                loop.idle()
-                loop.turn(None)
-            self.pc.settle()
-        for stream in self.streams:
-            stream.flush()
+
+    def turn(self, timeout_s: float | None) -> None:
+        """Carry out one command, or wait for something to happen."""
+        loop = self.network.loop
+        waiting = [session for session in self.sessions if session.pending]
+        if waiting:
+            self._drain()
+            waiting[0].step()
+        elif self.streams and all(stream.over for stream in self.streams):
+            self.ending = True
+        elif not loop.turn(0):
+            loop.idle()
+            loop.turn(timeout_s)
+        self.pc.settle()
 
     def _drain(self) -> None:
         """Let the network run until nothing more comes in."""
@@ -151,7 +159,7 @@ class Headless:
 
     def _end_by_signals(self) -> None:
         def end(number: int, frame: object) -> None:
-            self._ending = True
+            self.ending = True
             self.network.loop.post(_wake)
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -23,6 +23,7 @@ TABLE = CommandTable()
 command = TABLE.command
 
 PERIPHERAL = "/machine/peripheral/"
+ANONYMOUS = "/machine/peripheral-anon/device"
 ONLY_BUS = "pci.0"
 ANY_PLACE = -1
 """What QEMU gives as the default of ``addr``."""
@@ -149,18 +150,39 @@ def _check_free(monitor: Monitor, driver: str, netdev: str | None) -> None:
 @command("device_del", {"id": needs(STRING)})
 def device_del(monitor: Monitor, id: str) -> None:
     """Remove a card. A machine's guest is asked, and DEVICE_DELETED tells when it has let go."""
-    name = id.removeprefix(PERIPHERAL)
-    member = monitor.network.devices.get(name)
-    if member is None or (member.anonymous and monitor.machine is not None):
+    members = {member.id: member for member in monitor.network.devices.values()}
+    found = [each for name, each in members.items() if id in (name, path_of(monitor, each))]
+    if not found or (found[0].anonymous and id == found[0].id):
         raise not_found(id)
+    (member,) = found
+    deleted = told_of(monitor, member)
     if monitor.machine is not None:
-        monitor.machine.unplug(name)
+        monitor.machine.unplug(member.id)
+        monitor.leaving[member.id] = deleted
         return
     _check_alone(monitor, member)
-    monitor.network.remove(name, kind="device")
+    monitor.network.remove(member.id, kind="device")
     if monitor.journal is not None:
-        monitor.journal.removed("device", name)
-    monitor.tell("DEVICE_DELETED", {"device": name, "path": PERIPHERAL + name})
+        monitor.journal.removed("device", member.id)
+    for data in deleted:
+        monitor.tell("DEVICE_DELETED", data)
+
+
+def path_of(monitor: Monitor, member: Member) -> str:
+    """Where a card stands in QEMU's tree of objects."""
+    if not member.anonymous:
+        return PERIPHERAL + member.id
+    anonymous = [each for each in monitor.network.devices.values() if each.anonymous]
+    return f"{ANONYMOUS}[{anonymous.index(member)}]"
+
+
+def told_of(monitor: Monitor, member: Member) -> list[dict[str, Any]]:
+    """What DEVICE_DELETED tells of a card; a virtio card is two devices."""
+    path = path_of(monitor, member)
+    card = {"path": path} if member.anonymous else {"device": member.id, "path": path}
+    if member.type.startswith("virtio-net-pci"):
+        return [{"path": f"{path}/virtio-backend"}, card]
+    return [card]
 
 
 def _check_alone(monitor: Monitor, member: Member) -> None:

@@ -11,16 +11,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vmwire.graph import Member
+from vmwire.graph import Filter, Member
 from vmwire.monitor.machine import PciFunctionView, PciRegion
 from vmwire.monitor.machine_commands import shown_id
 from vmwire.monitor.pci_classes import class_name
 from vmwire.netdev.hubport import HubportNetdev
+from vmwire.options.table import table_of
 from vmwire.options.values import format_mac
 from vmwire.registry import DescribesItself
 
 if TYPE_CHECKING:
     from vmwire.monitor.monitor import Monitor
+
+
+FILTER_PROPERTIES = ("position", "status", "insert", "netdev", "queue")
+"""What every filter has, in the order in which QEMU shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,25 @@ def _client(member: Member) -> str:
 def _filters(member: Member) -> list[str]:
     if not member.filters:
         return []
-    return ["filters:", *(f"  - {each.id}: type={each.type}" for each in member.filters)]
+    return [
+        "filters:",
+        *(f"  - {each.id}: type={each.type}{_about(each)}" for each in member.filters),
+    ]
+
+
+def _about(filter: Filter) -> str:
+    """A filter's properties, its own first."""
+    if filter.options is None:
+        return ""
+    table = table_of(type(filter.options))
+    own = [key for key in table.entries if key not in FILTER_PROPERTIES]
+    text = ""
+    for key in [*own, *FILTER_PROPERTIES]:
+        entry = table.entries.get(key)
+        value = None if entry is None else getattr(filter.options, entry.field)
+        if entry is not None and value is not None and key != "id":
+            text += f",{key}={entry.option.type.show(value)}"
+    return text
 
 
 # --- info pci -----------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from vmwire.monitor.machine import Machine
 from vmwire.monitor.table import Command, CommandError, merged
 from vmwire.network import Network
 
+DEVICE_DELETED = "DEVICE_DELETED"
+
 EventSink = Callable[[dict[str, Any]], None]
 
 COMMANDS = merged((basics.TABLE, netdevs.TABLE, devices.TABLE, machine_commands.TABLE))
@@ -63,6 +65,8 @@ class Monitor:
         """What ``-name`` gave."""
         self.announcer = Announcer(network)
         self.listeners: list[EventSink] = []
+        self.leaving: dict[str, list[dict[str, Any]]] = {}
+        """Cards whose guest was asked to let go, and what DEVICE_DELETED will tell of each."""
         self._now = now
         self._post = post
         self.commands = {name: each for name, each in COMMANDS.items() if self._has(each)} | dict(
@@ -70,7 +74,7 @@ class Monitor:
         )
         network.on_event = self._on_network_event
         if machine is not None:
-            machine.on_event = self.tell
+            machine.on_event = self._on_machine_event
 
     def _has(self, command: Command) -> bool:
         if command.name == "quit":
@@ -109,6 +113,13 @@ class Monitor:
             message["data"] = dict(data)
         for listener in self.listeners[:]:
             listener(message)
+
+    def _on_machine_event(self, event: str, data: Mapping[str, Any]) -> None:
+        told = [data]
+        if event == DEVICE_DELETED:
+            told = [*self.leaving.pop(data["device"], told)]
+        for each in told:
+            self.tell(event, each)
 
     def _on_network_event(self, event: str, data: Mapping[str, Any]) -> None:
         self._post(lambda: self.tell(event, data))
