@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.nic.virtio.card import TRANSPORTS, Card, make
 
+from tests.nic.virtio.card import TRANSPORTS, Card, make
 from vmwire.bench.machine import Bench
 
 

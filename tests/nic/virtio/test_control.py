@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""The control queue, and what it has in force. Answers are those that machines were seen to give."""
+"""The control queue, and what it has in force. Answers are those that machines give."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
-from tests.nic.virtio.card import BROADCAST, MAC, OTHER, Card, frame
 
+from tests.nic.virtio.card import BROADCAST, MAC, OTHER, Card, frame
 from vmwire.bus.virtio import features as bits
 from vmwire.wire.frame import F_NEEDS_CSUM, Frame, Offload
 
@@ -142,9 +142,10 @@ def test_without_a_vlan_filter_all_vlans_come(plug: Plug) -> None:
 @pytest.mark.parametrize(
     ("kind", "command", "data"),
     [
-        (RX, 9, ON), (9, 0, ON), (RX, PROMISC, b""), (RX, PROMISC, b"\1\1"), (MAC_CLASS, 1, MAC[:5]),
-        (MAC_CLASS, 7, b""), (VLAN, 0, b"\x88\x13"), (VLAN, 0, b"\1"), (VLAN, 5, b"\1\0"),
-        (ANNOUNCE, 0, b""), (MQ, 0, b"\1\0"), (MQ, 0, b"\2\0"), (OFFLOADS, 0, b"\0" * 7),
+        (RX, 9, ON), (9, 0, ON), (RX, PROMISC, b""), (RX, PROMISC, b"\1\1"),
+        (MAC_CLASS, 1, MAC[:5]), (MAC_CLASS, 7, b""), (VLAN, 0, b"\x88\x13"), (VLAN, 0, b"\1"),
+        (VLAN, 5, b"\1\0"), (ANNOUNCE, 0, b""), (MQ, 0, b"\1\0"), (MQ, 0, b"\2\0"),
+        (OFFLOADS, 0, b"\0" * 7),
         (OFFLOADS, 0, b"\xff" * 8),
     ],
 )  # fmt: skip

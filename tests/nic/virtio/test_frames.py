@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable
 
 import pytest
-from tests.nic.virtio.card import MAC, OTHER, Card, frame
 
+from tests.nic.virtio.card import MAC, OTHER, Card, frame
 from vmwire.bus.virtio.features import (
     VIRTIO_NET_F_CSUM,
     VIRTIO_NET_F_CTRL_VQ,
@@ -22,6 +22,7 @@ from vmwire.bus.virtio.features import (
 from vmwire.wire.frame import F_NEEDS_CSUM, GSO_TCPV4, Frame, Offload
 
 Plug = Callable[..., Card]
+
 
 SUPERFRAME = Offload(F_NEEDS_CSUM, GSO_TCPV4, 54, 1448, 34, 16)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.nic.virtio.card import MAC, OTHER, Card, frame
 
+from tests.nic.virtio.card import MAC, OTHER, Card, frame
 from vmwire.bench.cards import Nic
 from vmwire.bench.mmio import MmioNic
 from vmwire.bench.virtio_pci import LEGACY_QUEUE_VECTOR, LEGACY_SELECT, LegacyPci, ModernPci

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.nic.virtio.card import Card, frame, make
 
+from tests.nic.virtio.card import Card, frame, make
 from vmwire.bench.machine import Bench
 from vmwire.bench.virtio_pci import LegacyPci, ModernPci
 from vmwire.bus.virtio import features as bits
