@@ -290,7 +290,7 @@ CONFIG: dict[str, Any] = {
 
 def test_config_builds_everything(net: Network) -> None:
     net.build(CONFIG)
-    assert net.links == [["n", "x"], ["null.0", "y"]]
+    assert net.links == [["n", "x"], ["null.1", "y"]]
 
 
 @pytest.mark.parametrize(
