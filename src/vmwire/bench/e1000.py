@@ -38,8 +38,6 @@ EEPROM_ADDRESS_BITS = 6
 class E1000Registers:
     """Registers, EEPROM and PHY; no rings."""
 
-    STATISTICS = spec.STATISTICS
-
     def __init__(self, pc: Cpu, slot: int) -> None:
         self.pc = pc
         self.pci = PciDevice(pc, slot)
@@ -99,7 +97,7 @@ class E1000Registers:
 
     def statistics(self) -> dict[str, int]:
         """Read all counters, which clears them; those that are 0 are left out."""
-        found = {name: self.read(at) for name, at in self.STATISTICS.items()}
+        found = {name: self.read(at) for name, at in spec.STATISTICS.items()}
         for name, at in spec.WIDE_STATISTICS.items():
             found[name] = self.read(at) | self.read(at + 4) << 32
         return {name: count for name, count in found.items() if count}

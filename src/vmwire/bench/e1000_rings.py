@@ -109,7 +109,11 @@ class Rings(ABC):
             self._post(index)
         self._set_ring(spec.RDBAL, self.rx_ring, self.RX_SIZE)
         self.rx_next = 0
-        self.write(spec.RDT + self.QUEUE, self.ring - 1 if buffers is None else buffers)
+        self._give(self.ring - 1 if buffers is None else buffers)
+
+    def _give(self, tail: int) -> None:
+        """Let the card have the descriptors before this one. RDT counts in units of 16 bytes."""
+        self.write(spec.RDT + self.QUEUE, tail * self.RX_SIZE // spec.DESCRIPTOR_SIZE)
 
     def _set_ring(self, base: int, address: int, size: int) -> None:
         base += self.QUEUE
@@ -233,7 +237,7 @@ class Rings(ABC):
         while (frame := self._next_frame()) is not None:
             frames.append(frame)
         if frames and give_back:
-            self.write(spec.RDT + self.QUEUE, (self.rx_next - 1) % self.ring)
+            self._give((self.rx_next - 1) % self.ring)
         return frames
 
     def _next_frame(self) -> Received | None:

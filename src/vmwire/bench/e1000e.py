@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from vmwire.bench import e1000_spec, e1000e_spec
+from vmwire.bench import e1000_spec
 from vmwire.bench import e1000e_spec as spec
 from vmwire.bench.e1000 import E1000Registers
 from vmwire.bench.e1000_rings import DriverError, Received, Rings
@@ -56,8 +56,6 @@ class ReceivedExtended(Received):
 class E1000eRegisters(E1000Registers):
     """Registers, NVM, PHY, semaphores, MSI-X and clock of the 82574; no rings."""
 
-    STATISTICS = e1000_spec.STATISTICS | e1000e_spec.STATISTICS
-
     def reset(self) -> None:
         """As the data sheet wants it (5.2.1.1): the bus is let go, then CTRL.RST, then the NVM."""
         self.write(e1000_spec.CTRL, self.read(e1000_spec.CTRL) | spec.CTRL_MASTER_DISABLE)
@@ -66,6 +64,11 @@ class E1000eRegisters(E1000Registers):
             raise DriverError("the card doesn't let the bus go")
         super().reset()
         self.wait(e1000_spec.EECD, spec.EECD_AUTO_READ)
+
+    def interrupt_statistics(self) -> dict[str, int]:
+        """Read the counters of interrupts and their causes; those that are 0 are left out."""
+        found = {name: self.read(at) for name, at in spec.STATISTICS.items()}
+        return {name: count for name, count in found.items() if count}
 
     # --- NVM, PHY
 

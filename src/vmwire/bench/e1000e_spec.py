@@ -145,7 +145,7 @@ RX_UDPCS = 1 << 4
 RX_TIME_STAMP = 1 << 8
 RX_IP_ID_VALID = 1 << 9
 RX_UDP_VALID = 1 << 10
-RX_ACK = 1 << 11
+RX_ACK = 1 << 15
 RX_STATUS_BITS = 20
 RX_ERRORS_SHIFT = 24
 """The top byte of the extended word is the legacy descriptor's error byte."""
