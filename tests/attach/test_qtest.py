@@ -181,11 +181,11 @@ def test_what_was_said_and_answered_is_logged(peer: Peer) -> None:
     assert peer.log == ["I OPENED", "R endianness", "S OK little", "I CLOSED"]
 
 
-def test_a_peer_that_left_is_told_nothing(peer: Peer, pc: Bench) -> None:
-    peer.session.feed(b"writel 0x1000 5\n")
+def test_what_a_peer_asked_before_it_left_is_done(peer: Peer, pc: Bench) -> None:
+    peer.session.feed(b"writel 0x1000 5\nwritel 0x1000")
     peer.session.closed()
     peer.session.step()
-    assert (pc.readl(0x1000), peer.said) == (5, b"")
+    assert (pc.readl(0x1000), peer.said, peer.session.pending) == (5, b"OK\n", False)
 
 
 def test_bytes_that_are_no_text_are_an_unknown_command(peer: Peer) -> None:

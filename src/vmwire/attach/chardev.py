@@ -6,7 +6,8 @@
 the other), ``…,fd=N`` (a connected socket that was inherited), and ``stdio``. The short forms of
 ``-qtest`` and ``-qmp`` (``unix:PATH,server=on``, ``stdio``) mean the same.
 
-A stream owns its descriptors. What is written and doesn't fit into the socket waits here, up to a
+A stream owns its descriptors. A peer that says no more may still read: it is hung up on at the end,
+or when the next one comes. What is written and doesn't fit into the socket waits here, up to a
 limit; a peer that doesn't read for so long is hung up on.
 """
 
@@ -43,11 +44,14 @@ class Reader(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class Chardev:
-    """One chardev as it was described. ``fd`` -1: ``path`` says where; both empty: stdio."""
+    """One chardev as it was described. ``fd`` -1: ``path`` says where; both empty: stdio.
+
+    ``wait``: a server goes on only when its first peer is there.
+    """
 
     path: str = ""
     server: bool = False
-    wait: bool = True
+    wait: bool = False
     fd: int = -1
 
 
@@ -120,12 +124,14 @@ class Stream:
         self._reader = reader
         self._listener: socket.socket | None = None
         self._in = self._out = -1
+        self._ended = True
+        """The peer says no more."""
         self._waiting = bytearray()
 
     @property
     def over(self) -> bool:
         """Whether there is no peer and none will come."""
-        return self._in < 0 and self._listener is None
+        return self._ended and self._listener is None
 
     def open(self) -> None:
         """Reach the peer, or wait for it, as the chardev says. ConfigError if that can't be."""
@@ -212,7 +218,7 @@ class Stream:
 
     def _listen_while_alone(self) -> None:
         if self._listener is not None:
-            self._loop.change(self._listener.fileno(), READ if self._in < 0 else 0)
+            self._loop.change(self._listener.fileno(), READ if self._ended else 0)
 
     def _begin_socket(self, connection: socket.socket) -> None:
         fd = connection.detach()
@@ -221,7 +227,9 @@ class Stream:
             self._listen_while_alone()
 
     def _begin(self, readable: int, writable: int) -> None:
+        self._hang_up()
         self._in, self._out = readable, writable
+        self._ended = False
         if readable == writable:  # what stdio is may be somebody else's too: it stays as it is
             os.set_blocking(readable, False)
         try:
@@ -235,7 +243,7 @@ class Stream:
     def _on_events(self, events: int) -> None:
         if events & WRITE:
             self._flush(events)
-        if self._in >= 0 and events & (READ | HANGUP | ERROR):
+        if not self._ended and events & (READ | HANGUP | ERROR):
             self._read()
 
     def _read(self) -> None:
@@ -248,12 +256,13 @@ class Stream:
         if data:
             self._reader.feed(data)
         else:
-            self._hang_up()
+            self._ended = True
+            self._loop.unwatch(self._in)
             self._listen_while_alone()
             self._reader.closed()
 
     def _read_file(self) -> None:
-        if self._in >= 0:
+        if not self._ended:
             self._read()
             self._loop.post(self._read_file)
 
@@ -269,7 +278,7 @@ class Stream:
         if len(self._waiting) > MOST_WAITING:
             self._waiting.clear()
             had_to_wait = False
-        if self._in == self._out and self._in >= 0:
+        if self._in == self._out and not self._ended:
             self._loop.change(self._in, READ | WRITE if had_to_wait else READ)
 
     def _hang_up(self) -> None:
@@ -279,4 +288,5 @@ class Stream:
         for fd in {self._in, self._out}:
             os.close(fd)
         self._in = self._out = -1
+        self._ended = True
         self._waiting.clear()

@@ -66,9 +66,8 @@ class QtestSession:
             del self._part[LONGEST_LINE:]
 
     def closed(self) -> None:
-        """The peer has left; what it asked for is done all the same."""
+        """The peer says no more; what it asked for is done all the same, and answered."""
         self._log("I CLOSED")
-        self._send = None
         self._part.clear()
 
     # Commands

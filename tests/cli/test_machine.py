@@ -1,0 +1,214 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""vmwire in QEMU's place: its command line, and the process as a harness sees it."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.harness import Harness
+from vmwire.attach.chardev import Chardev
+from vmwire.bench.e1000 import E1000Driver
+from vmwire.bench.pci import PciDevice
+from vmwire.cli.machine import main, read
+from vmwire.errors import ConfigError
+
+VMWIRE = [sys.executable, "-m", "vmwire"]
+CARD = "e1000,id=n0,addr=04.0,netdev=n,mac=52:54:00:12:34:56"
+
+SAID = """
+-qtest unix:/q.sock -qtest-log /dev/null -chardev socket,path=/m.sock,id=char0
+-mon chardev=char0,mode=control -display none -audio none -machine pc -nodefaults
+-netdev null,id=n -device e1000,netdev=n -m 64M -name guest=it -accel qtest -smp 2
+-vga none -serial none -monitor none -no-reboot -nographic -S
+"""
+
+# --- the command line
+
+
+def test_everything_that_harnesses_say_is_understood() -> None:
+    asked = read(SAID.split())
+    assert asked.qtest == Chardev("/q.sock")
+    assert asked.chardevs == {"char0": Chardev("/m.sock")}
+    assert (asked.monitors, asked.qtest_log) == (["char0"], "/dev/null")
+    assert (asked.machine, asked.ram_size, asked.stopped) == ("pc", 64 << 20, True)
+    assert (asked.netdevs, asked.devices) == (["null,id=n"], ["e1000,netdev=n"])
+
+
+@pytest.mark.parametrize(("text", "size"), [
+    ("128", 128 << 20), ("64M", 64 << 20), ("1g", 1 << 30), ("512k", 512 << 10), ("4096b", 4096),
+    ("size=2G", 2 << 30), ("1.5G", 3 << 29),
+])  # fmt: skip
+def test_ram_has_qemus_suffixes(text: str, size: int) -> None:
+    assert read(["-m", text]).ram_size == size
+
+
+@pytest.mark.parametrize(("text", "chardev"), [
+    ("unix:/p", Chardev("/p")),
+    ("unix:path=/p", Chardev("/p")),
+    ("unix:/p,server=on,wait=off", Chardev("/p", server=True, wait=False)),
+    ("unix:/p,server", Chardev("/p", server=True, wait=True)),
+    ("unix:/p,server,nowait", Chardev("/p", server=True, wait=False)),
+    ("stdio", Chardev()),
+    ("chardev:c0", "c0"),
+])  # fmt: skip
+def test_where_qtest_is_spoken_has_qemus_forms(text: str, chardev: Chardev | str) -> None:
+    assert read(["-qtest", text]).qtest == chardev
+
+
+@pytest.mark.parametrize(("words", "text"), [
+    ("disk.img", "disk.img: a machine without a CPU runs no image"),
+    ("-enable-kvm", "-enable-kvm: is not served by a machine without a CPU"),
+    ("-drive file=x", "-drive: is not served"),
+    ("-machine q35", "-machine q35: unsupported machine type (there are: none, pc)"),
+    ("-M pc,acpi=off", "'acpi=off' is not served"),
+    ("-accel kvm", "-accel kvm: there is no CPU to accelerate"),
+    ("-display gtk", "-display gtk: a machine without a CPU knows only 'none' here"),
+    ("-m lots", "-m lots: Parameter 'size' expects a size"),
+    ("-m 128,slots=4", "'slots' is not served"),
+    ("-qtest tcp:1", "expects unix:PATH"),
+    ("-qtest", "-qtest: requires an argument"),
+    ("-mon chardev=c", "only mode=control is served"),
+    ("-chardev pty,id=c", "chardev 'pty' is not served"),
+    ("-chardev socket,path=/x", "Parameter 'id' is missing"),
+    ("-chardev socket,id=c", "a socket needs either path or fd"),
+    ("-chardev socket,id=c,host=x,port=1", "Invalid parameter 'host'"),
+    ("-chardev stdio,id=c -chardev stdio,id=c", "Duplicate ID 'c' for chardev"),
+])  # fmt: skip
+def test_what_is_not_served_is_refused_by_its_name(words: str, text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(words.split())
+    assert text in str(error.value)
+
+
+# --- the process
+
+
+@pytest.fixture
+def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(10)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def start(folder: Path, *options: str, fd: int) -> Harness:
+    netdev = ["-netdev", f"socket,fd={fd},id=n"]
+    return Harness(
+        VMWIRE, ["-machine", "pc", "-nodefaults", *netdev, *options], folder, pass_fds=[fd]
+    )
+
+
+def take(wire: socket.socket) -> bytes:
+    [length] = struct.unpack("!I", wire.recv(4, socket.MSG_WAITALL))
+    return wire.recv(length, socket.MSG_WAITALL)
+
+
+def test_a_driver_behind_qtest_sends_and_receives(
+    tmp_path: Path, wire: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = wire
+    with start(tmp_path, "-device", CARD, fd=theirs.fileno()) as pc:
+        driver = E1000Driver(pc, 4).start()
+        frame = bytes.fromhex("ffffffffffff 525400123456 0800") + bytes(range(46))
+        driver.send(frame)
+        assert take(ours) == frame
+        answer = bytes.fromhex("525400123456 525500020202 0800") + bytes(46)
+        ours.sendall(struct.pack("!I", len(answer)) + answer)
+        [received] = driver.receive()  # without waiting: it is in the ring when qtest answers
+        assert received.data[:60] == answer
+        assert pc.end() == 0
+
+
+def test_a_card_is_plugged_in_asked_out_and_ejected(
+    tmp_path: Path, wire: tuple[socket.socket, socket.socket]
+) -> None:
+    with start(tmp_path, fd=wire[1].fileno()) as pc:
+        pc.qmp("device_add", {"driver": "e1000", "id": "hot", "netdev": "n", "addr": "06"})
+        assert PciDevice(pc, 6).ids == (0x8086, 0x100E)
+        assert pc.inl(0xAE00) == 1 << 6
+        pc.qmp("device_del", {"id": "hot"})
+        assert "already in the process of unplug" in str(pc.qmp("device_del", {"id": "hot"}))
+        pc.outl(0xAE08, 1 << 6)
+        assert pc.event("DEVICE_DELETED") == {"device": "hot", "path": "/machine/peripheral/hot"}
+        assert PciDevice(pc, 6).ids == (0xFFFF, 0xFFFF)
+        pc.qmp("device_add", {"driver": "e1000", "id": "hot", "netdev": "n", "addr": "06"})
+
+
+def test_a_paused_machine_takes_no_frames_until_it_goes_on(
+    tmp_path: Path, wire: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = wire
+    with start(tmp_path, "-device", CARD, fd=theirs.fileno()) as pc:
+        driver = E1000Driver(pc, 4).start()
+        pc.qmp("stop")
+        assert pc.events == ["STOP"]
+        ours.sendall(struct.pack("!I", 60) + b"\xff" * 60)
+        assert driver.receive() == []
+        assert pc.qmp("query-status")["running"] is False
+        pc.qmp("cont")
+        assert len(driver.receive()) == 1
+
+
+def test_a_reset_is_told_whoever_asks_for_it(
+    tmp_path: Path, wire: tuple[socket.socket, socket.socket]
+) -> None:
+    with start(tmp_path, "-device", CARD, fd=wire[1].fileno()) as pc:
+        pc.qmp("system_reset")
+        assert pc.events == ["RESET"] or pc.event("RESET")
+        pc.outb(0xCF9, 6)
+        assert pc.event("RESET")["guest"] is True
+
+
+def test_quit_ends_it_with_status_0(
+    tmp_path: Path, wire: tuple[socket.socket, socket.socket]
+) -> None:
+    with start(tmp_path, fd=wire[1].fileno()) as pc:
+        assert pc.qmp("quit") == {}
+        assert pc.process.wait(10) == 0
+
+
+def test_it_ends_when_harness_and_monitor_have_left(
+    tmp_path: Path, wire: tuple[socket.socket, socket.socket]
+) -> None:
+    with start(tmp_path, fd=wire[1].fileno()) as pc:
+        pc.leave("qtest")
+        assert pc.qmp("query-status")["running"] is True
+        pc.leave("qmp")
+        assert pc.process.wait(10) == 0
+
+
+def test_a_machine_without_anything_has_no_bus(tmp_path: Path) -> None:
+    with Harness(VMWIRE, ["-machine", "none", "-m", "16M"], tmp_path) as pc:
+        pc.writel(0x1000, 7)
+        assert (pc.readl(0x1000), pc.inl(0xCFC)) == (7, 0xFFFF_FFFF)
+        assert pc.qmp("query-pci") == []
+
+
+@pytest.mark.parametrize(("words", "text"), [
+    ("-qtest unix:/nowhere/q", "Failed to connect to '/nowhere/q': No such file"),
+    ("-qtest chardev:c", "chardev 'c' not found"),
+    ("-machine pc -device e1000,addr=01.0", "01.0 is taken already"),
+    ("-machine none -device e1000", "no PCI bus"),
+    ("-machine pc -device rtl8139", "not served by vmwire yet"),
+    ("-machine pc -device e1000,netdev=x", "can't find value 'x'"),
+])  # fmt: skip
+def test_what_cannot_be_had_is_said_by_its_name(words: str, text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        main(words.split())
+    assert text in str(error.value)
+
+
+def test_a_list_of_commands_on_standard_input_is_carried_out() -> None:
+    ended = subprocess.run(
+        [*VMWIRE, "-qtest", "stdio", "-qtest-log", "none", "-machine", "pc"],
+        input="outl 0xcf8 0x80000000\ninl 0xcfc\n", capture_output=True, text=True, timeout=20,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (0, "OK\nOK 0x12378086\n")
