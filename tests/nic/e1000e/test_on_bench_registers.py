@@ -36,6 +36,19 @@ def test_a_subsystem_of_ones_own_shows_in_configuration_space() -> None:
         assert PciDevice(card.pc, 4).config_read(0x2C) == 0x1234_ABCD
 
 
+@pytest.mark.parametrize(("properties", "tags", "masked"), [
+    ({}, 0x8020, 0x0240_0000),
+    ({"x_pcie_ext_tag": False}, 0x8000, 0x0240_0000),
+    ({"x_pcie_err_unc_mask": False}, 0x8020, 0),
+])  # fmt: skip
+def test_properties_of_pci_express_are_in_force(
+    properties: dict[str, bool], tags: int, masked: int
+) -> None:
+    with card_on_bench(**properties) as card:
+        read = card.nic.function.config.read
+        assert (read(0xE4, 4), read(0x108, 4)) == (tags, masked)
+
+
 def test_extended_space_has_error_reporting_and_the_address_as_serial_number(
     card: Card82574,
 ) -> None:

@@ -41,6 +41,8 @@ class Options(Protocol):
     migrate_timadj: bool
     subsys: int
     subsys_ven: int
+    x_pcie_err_unc_mask: bool
+    x_pcie_ext_tag: bool
 
 
 def describe(options: Options) -> Description:
@@ -49,6 +51,8 @@ def describe(options: Options) -> Description:
         mac=options.mac or models.NO_MAC,
         subsystem_vendor=options.subsys_ven,
         subsystem=options.subsys,
+        extended_tags=options.x_pcie_ext_tag,
+        unsupported_masked=options.x_pcie_err_unc_mask,
     )
 
 

@@ -34,8 +34,19 @@ def serial_number(mac: bytes) -> int:
     return int.from_bytes(mac[:3] + b"\xff\xff" + mac[3:], "big")
 
 
-def describe(*, mac: bytes, subsystem_vendor: int, subsystem: int) -> Description:
-    """Return the card's configuration space."""
+def describe(
+    *,
+    mac: bytes,
+    subsystem_vendor: int,
+    subsystem: int,
+    extended_tags: bool = True,
+    unsupported_masked: bool = True,
+) -> Description:
+    """Return the card's configuration space.
+
+    ``extended_tags`` says whether the card can use them; ``unsupported_masked`` whether error
+    reporting begins with the errors masked that PCI Express masks by default.
+    """
     return Description(
         vendor=INTEL,
         device=DEVICE,
@@ -54,9 +65,11 @@ def describe(*, mac: bytes, subsystem_vendor: int, subsystem: int) -> Descriptio
         capabilities=(
             PowerManagement(offset=0xC8, capabilities=0x22),
             Msi(offset=0xD0),
-            PciExpress(offset=0xE0, version=1),
+            PciExpress(offset=0xE0, version=1, device=0x8020 if extended_tags else 0x8000),
             MsiX(offset=0xA0, vectors=VECTORS, table_bar=3, pending_bar=3, pending_offset=0x2000),
-            ErrorReporting(offset=0x100),
+            ErrorReporting(
+                offset=0x100, uncorrectable_mask=0x02400000 if unsupported_masked else 0
+            ),
             SerialNumber(offset=0x140, number=serial_number(mac)),
         ),
     )
