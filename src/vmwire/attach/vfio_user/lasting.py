@@ -3,7 +3,8 @@
 """How a session is put down while it runs, and brought back by the next worker (see ``kept``).
 
 The card's place in its rings is put down after each message and each frame, the whole state before
-a change of wiring is answered, and otherwise when the loop is idle, every 2 ms at most.
+a change of wiring is answered, and otherwise when the loop is idle, every 2 ms at most. A card that
+tells when its state changes (``Revised``) has it put down at once then, and not else.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Lasting:
         self._stale = False
         self._closed = False
         self._keep_from = 0.0
+        self._revision: int | None = None
+        """What is put down already, of a card that tells."""
 
     # Putting down
 
@@ -58,7 +61,7 @@ class Lasting:
         session = self._session
         session.lasting = self
         session.signals.on_wiring = self.keeping.line
-        session.signals.on_signal = self._keep_soon  # which also tells of frames from the wire
+        session.signals.on_signal = self._on_signal  # which also tells of frames from the wire
         chip = session.card.chip
         if isinstance(chip, Placed):
             self._placed = chip
@@ -89,10 +92,17 @@ class Lasting:
 
     def served(self, changed: bool) -> None:
         """A message has been served and answered; ``changed``: it may have moved the card on."""
-        if changed:
+        if self._revision is not None:
+            if changed and self._session.card.revision != self._revision:
+                self.keep()
+        elif changed:
             self._put_place()
         self.record.end(self._session.channel.data)
-        if not self._stale:
+        if self._revision is None and not self._stale:
+            self._keep_soon()
+
+    def _on_signal(self) -> None:
+        if self._revision is None or self._session.card.revision != self._revision:
             self._keep_soon()
 
     def done(self, command: int, message: bytes) -> None:
@@ -117,6 +127,7 @@ class Lasting:
                 "card": session.card.save(),
             }
         )
+        self._revision = session.card.revision
         self._put_place()
 
     @property

@@ -60,7 +60,6 @@ from vmwire.bus.pci.vfio_user import (
     TYPE_MASK,
     TYPE_REPLY,
     VERSION,
-    WRITE_MESSAGE,
     Command,
     Header,
     command_name,
@@ -167,7 +166,7 @@ class Session:
         self.served += 1
         size = len(message)
         if (size == 32 and self._serve_read(message)) or (
-            size == 36 and self._serve_write(message)
+            32 < size <= 36 and self._serve_write(message)
         ):
             return
         self._serve(message)
@@ -208,25 +207,25 @@ class Session:
         return True
 
     def _serve_write(self, message: bytes) -> bool:
-        """Serve a register write of four bytes, if it is one that needs no second look."""
-        message_id, command, size, flags, _, offset, region, count, value = WRITE_MESSAGE.unpack(
+        """Serve a register write of up to four bytes, if it is one that needs no second look."""
+        message_id, command, size, flags, _, offset, region, count = READ_MESSAGE.unpack_from(
             message
         )
         if (
             command != _WRITE
-            or size != 36
+            or size != 32 + count
             or flags & ~F_NO_REPLY
-            or count != 4
+            or len(message) != size
             or region >= NUM_REGIONS
-            or offset + 4 > self.sizes[region]
+            or offset + count > self.sizes[region]
             or region == CONFIG
             or self.version is None
             or self.channel.fds
         ):
             return False
-        self.card.write(region, offset, 4, value)
+        self.card.write(region, offset, count, int.from_bytes(message[32:], "little"))
         if not flags:
-            self.reply(READ_MESSAGE.pack(message_id, _WRITE, 32, 1, 0, offset, region, 4))
+            self.reply(READ_MESSAGE.pack(message_id, _WRITE, 32, 1, 0, offset, region, count))
         return True
 
     def _serve(self, message: bytes) -> None:

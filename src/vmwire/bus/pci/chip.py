@@ -85,6 +85,17 @@ class Chip(Protocol):
 
 
 @runtime_checkable
+class Revised(Protocol):
+    """A chip whose guest's memory tells where it is in its rings, and that knows when the rest of
+    its state changes: as long as nothing does, nothing needs to be saved anew.
+    """
+
+    @property
+    def revision(self) -> int:
+        """Another number after each change of what ``save`` returns, if memory can't tell it."""
+
+
+@runtime_checkable
 class Placed(Protocol):
     """A chip that can tell in no time where it is in its rings, for who must not lose that.
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vmwire.bus.pci.capabilities import BarWindow
-from vmwire.bus.pci.chip import Chip, Slot
+from vmwire.bus.pci.chip import Chip, Revised, Slot
 from vmwire.bus.pci.config import ROM, ConfigSpace, Description
 from vmwire.bus.pci.interrupts import Interrupts, Machine
 from vmwire.engine.clock import Timers
@@ -72,7 +72,9 @@ class PciFunction:
         shared = set() if msix is None else {msix.table_bar, msix.pending_bar}
         self._direct = {bar.index: bar.size for bar in description.bars if bar.index not in shared}
         """The BARs that are the chip's alone, and their sizes."""
+        self._table_writes = 0
         self.chip = factory(Slot(name, self.dma, self.interrupts, timers, defer, random))
+        self._revised = self.chip if isinstance(self.chip, Revised) else None
 
     @property
     def port(self) -> Port:
@@ -165,6 +167,7 @@ class PciFunction:
         if msix is not None:
             place = offset - msix.table_offset
             if region == msix.table_bar and 0 <= place < msix.table_size:
+                self._table_writes += 1
                 self.interrupts.store_table(place, size, value)
                 return
             place = offset - msix.pending_offset
@@ -216,6 +219,11 @@ class PciFunction:
         self.config.reset()
         self.interrupts.reset()
         self._follow_config()
+
+    @property
+    def revision(self) -> int | None:
+        """Another number after each access to a BAR that changed what is saved; None: unknown."""
+        return None if self._revised is None else self._revised.revision + self._table_writes
 
     def save(self) -> dict[str, Any]:
         """Return the whole state as plain data."""

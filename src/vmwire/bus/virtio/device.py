@@ -386,7 +386,6 @@ class VirtioDevice:
             "features": self.features,
             "generation": self.generation,
             "config vector": self.config_vector,
-            "isr": self.isr,
             "rings": [ring.facts() for ring in self.rings],
             "function": self.function.save(),
         }
@@ -399,7 +398,6 @@ class VirtioDevice:
             rings = [tuple(int(fact) for fact in facts) for facts in state["rings"]]
             self.generation = int(state["generation"]) & 0xFF
             self.config_vector = int(state["config vector"]) & NO_VECTOR
-            self.isr = int(state["isr"]) & (ISR_QUEUE | ISR_CONFIG)
             function = state["function"]
         except (KeyError, TypeError) as error:
             raise ValueError(f"no virtio device's state: {error!r}") from None
@@ -407,6 +405,9 @@ class VirtioDevice:
             raise ValueError(f"a state of {len(rings)} rings for {len(self.rings)}")
         for ring, facts in zip(self.rings, rings, strict=True):
             _describe(ring, facts)
+        if status & DRIVER_OK:
+            # Why it was interrupted last isn't saved each time: let the driver look at everything
+            self.isr = ISR_QUEUE | ISR_CONFIG
         self.status, self.features = status & 0xFF, features & ((1 << 64) - 1)
         if status & FEATURES_OK or not features & VIRTIO_F_VERSION_1:
             self.function.negotiate(self.features)

@@ -104,7 +104,6 @@ class VirtioMmio:
     def _interrupt(self, cause: int) -> None:
         if cause & ~self.device.isr:
             self.device.isr |= cause
-            self.device.revision += 1
             self._line.set_level(True)
 
     # The whole
@@ -155,7 +154,6 @@ class VirtioMmio:
 
     def _acknowledge(self, value: int) -> None:
         self.device.isr &= ~value
-        self.device.revision += 1
         self._line.set_level(bool(self.device.isr))
 
     def _number(self, name: str) -> int:

@@ -256,13 +256,11 @@ class VirtioPci:
                 self._pin.notify(vector)
         elif cause & ~self.device.isr:
             self.device.isr |= cause
-            self.device.revision += 1
             self._pin.set_level(True)
 
     def _take_isr(self) -> int:
         found, self.device.isr = self.device.isr, 0
         if found:
-            self.device.revision += 1
             self._pin.set_level(False)
         return found
 
