@@ -17,20 +17,17 @@ from vmwire.nic.pci_options import (
 from vmwire.options.table import table_under
 
 FAMILY = ("e1000", "e1000-82544gc", "e1000-82545em")
+CARDS = (*FAMILY, "e1000e")
 
 # Name, type and default as two versions of QEMU state them.
-FACTS = {
+COMMON = {
     "acpi-index": ("uint32", "0"),
     "addr": ("str", None),  # unset and -1 are the same to QEMU
-    "autonegotiation": ("bool", "on"),
     "bootindex": ("int32", None),
     "busnr": ("busnr", None),
-    "extra_mac_registers": ("bool", "on"),
     "failover_pair_id": ("str", None),
     "init-vet": ("bool", "on"),
     "mac": ("str", None),
-    "migrate_tso_props": ("bool", "on"),
-    "mitigation": ("bool", "on"),
     "multifunction": ("bool", "off"),
     "netdev": ("str", None),
     "rombar": ("int32", "-1"),
@@ -44,15 +41,25 @@ FACTS = {
     "x-pcie-extcap-init": ("bool", "on"),
     "x-pcie-lnksta-dllla": ("bool", "on"),
 }
+OF_8254X = COMMON | dict.fromkeys(
+    ("autonegotiation", "extra_mac_registers", "migrate_tso_props", "mitigation"), ("bool", "on")
+)
+OF_82574 = COMMON | {
+    "disable_vnet_hdr": ("uint8", "0"),
+    "migrate-timadj": ("bool", "on"),
+    "subsys": ("uint16", "0"),
+    "subsys_ven": ("uint16", "32902"),
+}
+FACTS = {**dict.fromkeys(FAMILY, OF_8254X), "e1000e": OF_82574}
 
 
-def card(text: str) -> E1000FamilyOptions:
+def card(text: str) -> PciNicOptions:
     got = catalogue.parse("device", text)
-    assert isinstance(got, E1000FamilyOptions)
+    assert isinstance(got, PciNicOptions)
     return got
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", CARDS)
 def test_help_states_qemus_types_and_defaults(name: str) -> None:
     first, *lines = (catalogue.help_for("device", f"{name},help") or "").splitlines()
     assert first == f"{name} options:"
@@ -63,10 +70,10 @@ def test_help_states_qemus_types_and_defaults(name: str) -> None:
         _, found, default = rest.partition("(default: ")
         stated[key] = (type_name, default.removesuffix(")") if found else None)
     assert stated.pop("socket") == ("str", None)
-    assert stated == FACTS
+    assert stated == FACTS[name]
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", CARDS)
 def test_record_knows_its_driver_and_is_found_by_it(name: str) -> None:
     assert card(f"{name},id=n").driver == name
     assert table_under(PciNicOptions, name).name == name
@@ -87,6 +94,9 @@ def test_alias_is_the_first_of_the_family() -> None:
         ("e1000,bootindex=abc", "Parameter 'bootindex' expects integer"),
         ("e1000,multifunction=maybe", "Parameter 'multifunction' expects 'on' or 'off'"),
         ("e1000,vlan=0", "Property 'e1000.vlan' not found"),
+        ("e1000e,subsys=99999", "Parameter 'subsys' expects uint16_t"),
+        ("e1000e,disable_vnet_hdr=256", "Parameter 'disable_vnet_hdr' expects uint8_t"),
+        ("e1000e,mitigation=off", "Property 'e1000e.mitigation' not found"),
         ("e1000,busnr=0", "Property 'e1000.busnr' is not writable"),
         ("e1000,sriov-pf=x", "user cannot create SR-IOV VF with this device type"),
         (
@@ -128,6 +138,7 @@ def test_slots_half_is_handed_on_as_json_values_and_the_cards_is_not() -> None:
         "romfile": "",
         "x-max-bounce-buffer-size": 8192,
     }
+    assert isinstance(given, E1000FamilyOptions)
     assert given.mitigation is False
 
 
@@ -141,6 +152,6 @@ def record_of(name: str) -> type[PciNicOptions]:
     return type(card(f"{name},id=n"))
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", CARDS)
 def test_the_registry_names_the_box_behind_vfio_user(name: str) -> None:
     assert registry.DEVICES[name] == "vmwire.attach.vfio_user.nic:VfioUserNic"
