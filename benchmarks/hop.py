@@ -1,0 +1,287 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""One hop between two network namespaces, each behind a tap: through vmwire's hub, stream and dgram
+netdevs, through QEMU's, and through ``vde_switch``. One TCP stream, and 64-byte UDP packets.
+
+    .venv/bin/python -m benchmarks.hop [--rounds 5] [--seconds 3] [--only …]      as root
+
+A hop of two processes is tap, process, socket, process, tap. QEMU runs without a machine, with a
+hub to join its tap and its socket netdev.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.guest import provision
+
+from benchmarks import pairs
+
+HERE, THERE = "10.9.0.1", "10.9.0.2"
+PACKET_BYTES = 18
+"""Payload of a 64-byte Ethernet packet with its FCS: Ethernet, IPv4 and UDP take the rest."""
+SINK = f"import socket, time; s = socket.socket(type=2); s.bind(({THERE!r}, 9)); time.sleep(99)"
+FLOOD = f"""
+import socket
+sock = socket.socket(type=socket.SOCK_DGRAM)
+sock.connect(({THERE!r}, 9))
+send, data = sock.send, bytes({PACKET_BYTES})
+while True:
+    send(data)
+"""
+PATIENCE_S = 20.0
+TAPS = ("vmwhop0", "vmwhop1")
+
+Command = list[str]
+
+
+class Namespaces:
+    """Two network namespaces, held open by sleeping processes."""
+
+    def __init__(self) -> None:
+        self.holders = [subprocess.Popen(["unshare", "--net", "sleep", "3600"]) for _ in range(2)]
+        time.sleep(0.3)
+
+    def run(self, number: int, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.inside(number, *words), check=True, capture_output=True, text=True, **options
+        )
+
+    def inside(self, number: int, *words: str) -> Command:
+        return ["nsenter", f"--target={self.holders[number].pid}", "--net", *words]
+
+    def take_taps(self) -> None:
+        """Move the taps in, as soon as they are there, and give them their addresses."""
+        for number, (tap, address) in enumerate(zip(TAPS, (HERE, THERE), strict=True)):
+            wait_for(Path(f"/sys/class/net/{tap}").exists)
+            pid = str(self.holders[number].pid)
+            subprocess.run(["ip", "link", "set", tap, "netns", pid], check=True)
+            self.run(number, "ip", "addr", "add", f"{address}/24", "dev", tap)
+            self.run(number, "ip", "link", "set", tap, "up")
+
+    def close(self) -> None:
+        for holder in self.holders:
+            holder.kill()
+            holder.wait()
+
+
+def wait_for(there: Any) -> None:
+    limit = time.monotonic() + PATIENCE_S
+    while not there():
+        if time.monotonic() > limit:
+            raise TimeoutError("a hop does not stand")
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running(commands: Sequence[Command]) -> Iterator[None]:
+    """Programs that are killed at the end."""
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for command in commands:
+            started.append(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,  # whose end would be the end of vde_switch
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            )
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+# --- what is measured ---------------------------------------------------------------------------
+
+
+def figures(namespaces: Namespaces, seconds: float) -> pairs.Figures:
+    """TCP both ways, and small packets as the receiver counts them."""
+    wait_for(lambda: reaches(namespaces))
+    server = subprocess.Popen(
+        namespaces.inside(1, "iperf3", "-s", "-B", THERE), stdout=subprocess.DEVNULL
+    )
+    try:
+        time.sleep(0.5)
+        measure = partial(iperf, namespaces, seconds)
+        up, down = measure(), measure("-R")
+    finally:
+        server.kill()
+        server.wait()
+    return {
+        "TCP up Mbit/s": up["sum_received"]["bits_per_second"] / 1e6,
+        "TCP down Mbit/s": down["sum_received"]["bits_per_second"] / 1e6,
+        "64-byte packets/s": small_packets(namespaces, seconds),
+    }
+
+
+def small_packets(namespaces: Namespaces, seconds: float) -> float:
+    """UDP packets a second that come out of the second tap while the first is flooded.
+
+    Nobody reads them: the socket is there so that nothing is sent back.
+    """
+    with running([namespaces.inside(1, sys.executable, "-c", SINK)]):
+        time.sleep(0.5)
+        before, begin = received(namespaces), time.monotonic()
+        with running([namespaces.inside(0, sys.executable, "-c", FLOOD)]):
+            time.sleep(seconds)
+            return (received(namespaces) - before) / (time.monotonic() - begin)
+
+
+def received(namespaces: Namespaces) -> int:
+    devices = namespaces.run(1, "cat", "/proc/net/dev").stdout
+    (line,) = [line for line in devices.splitlines() if TAPS[1] in line]
+    return int(line.split()[2])
+
+
+def iperf(namespaces: Namespaces, seconds: float, *words: str) -> dict[str, Any]:
+    done = namespaces.run(
+        0, "iperf3", "-c", THERE, "-J", "-i", "0", "-t", f"{seconds:g}", *words,
+        timeout=seconds + 30,
+    )  # fmt: skip
+    result: dict[str, Any] = json.loads(done.stdout)["end"]
+    return result
+
+
+def reaches(namespaces: Namespaces) -> bool:
+    command = namespaces.inside(0, "ping", "-c1", "-W1", THERE)
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+# --- the hops -----------------------------------------------------------------------------------
+
+
+def places(kind: str, folder: str) -> list[dict[str, Any]]:
+    """A wire's two ends, as JSON of -netdev."""
+    if kind == "stream":
+        address = {"type": "unix", "path": f"{folder}/stream"}
+        ends = [{"addr": address, "server": True}, {"addr": address, "reconnect-ms": 200}]
+    elif kind == "dgram":
+        a, b = ({"type": "unix", "path": f"{folder}/{name}"} for name in "ab")
+        ends = [{"local": a, "remote": b}, {"local": b, "remote": a}]
+    else:
+        kind = "dgram"
+        a, b = ({"type": "inet", "host": "127.0.0.1", "port": port} for port in ("5901", "5902"))
+        ends = [{"local": a, "remote": b}, {"local": b, "remote": a}]
+    return [{"type": kind, "id": "wire", **end} for end in ends]
+
+
+def vmwire_member(number: int, netdevs: Sequence[dict[str, Any]]) -> Command:
+    """A process of ours: a tap of the namespace `number` at each netdev without an owner."""
+    order = json.dumps({"first": number, "netdevs": netdevs})
+    return [sys.executable, "-m", "benchmarks.hop", "--member", order]
+
+
+def member(order: str) -> None:
+    """Be that process."""
+    from vmwire.netdev.tun import open_tap
+    from vmwire.network import Network
+
+    asked = json.loads(order)
+    network = Network(store=_Taps(asked["first"], open_tap))
+    network.start()
+    for number, netdev in enumerate(asked["netdevs"], start=asked["first"]):
+        network.add_netdev(**{key.replace("-", "_"): value for key, value in netdev.items()})
+        network.add_netns(id=f"ns{number}", netdev=netdev["id"])
+    network.wait()
+
+
+class _Taps:
+    """An fd store with taps in it."""
+
+    on_trial = False
+
+    def __init__(self, first: int, open_tap: Any) -> None:
+        self._open_tap = open_tap
+
+    def take(self, name: str) -> int | None:
+        found = re.fullmatch(r"ns(\d)\.tap", name)
+        return self._open_tap(TAPS[int(found[1])])[0] if found else None
+
+    def keep(self, name: str, fd: int) -> None:
+        pass
+
+    def drop(self, name: str) -> None:
+        pass
+
+
+def vmwire(kind: str, folder: str) -> list[Command]:
+    if kind == "hub":
+        hubports = [{"type": "hubport", "id": f"h{n}", "hubid": 0} for n in range(2)]
+        return [vmwire_member(0, hubports)]
+    return [vmwire_member(number, [end]) for number, end in enumerate(places(kind, folder))]
+
+
+def qemu(kind: str, folder: str) -> list[Command]:
+    words = [provision.qemu_newest(), "-machine", "none", "-nodefaults", "-display", "none"]
+    words += ["-monitor", "none", "-serial", "none", "-parallel", "none"]
+
+    def tap(number: int) -> Command:
+        text = f"tap,id=t{number},ifname={TAPS[number]},script=no,downscript=no,vnet_hdr=off"
+        return ["-netdev", text, "-netdev", f"hubport,id=ht{number},hubid=0,netdev=t{number}"]
+
+    if kind == "hub":
+        return [[*words, *tap(0), *tap(1)]]
+    joined = ["-netdev", "hubport,id=hw,hubid=0,netdev=wire"]
+    return [
+        [*words, *tap(number), "-netdev", json.dumps(end), *joined]
+        for number, end in enumerate(places(kind, folder))
+    ]
+
+
+def vde_switch(kind: str, folder: str) -> list[Command]:
+    switch = ["vde_switch", "-s", f"{folder}/vde", "-M", f"{folder}/management"]
+    return [switch, *(["vde_plug2tap", "-s", f"{folder}/vde", tap] for tap in TAPS)]
+
+
+def hop(commands: list[Command], namespaces: Namespaces, seconds: float) -> pairs.Figures:
+    """Measure one hop, through programs that make a tap each, or one that makes both."""
+    with contextlib.ExitStack() as stack:
+        for command in commands:
+            stack.enter_context(running([command]))
+            time.sleep(0.2)
+        namespaces.take_taps()
+        return figures(namespaces, seconds)
+
+
+def contestants(seconds: float) -> dict[str, pairs.Measure]:
+    def measure(make: Any, kind: str) -> pairs.Figures:
+        namespaces = Namespaces()
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                return hop(make(kind, folder), namespaces, seconds)
+        finally:
+            namespaces.close()
+
+    kinds = ("hub", "stream", "dgram", "udp")
+    ours = {f"vmwire {kind}": partial(measure, vmwire, kind) for kind in kinds}
+    theirs = {f"qemu {kind}": partial(measure, qemu, kind) for kind in kinds}
+    return {**ours, "vde_switch": partial(measure, vde_switch, ""), **theirs}
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--member"]:
+        member(sys.argv[2])
+        return
+    if os.geteuid():
+        sys.exit("benchmarks.hop makes namespaces: run it as root")
+    options = pairs.arguments("One hop between two namespaces.", 3).parse_args()
+    measures = pairs.chosen(contestants(options.seconds), options.only)
+    pairs.finish(pairs.compare("one hop", measures, options.rounds), options.output)
+
+
+if __name__ == "__main__":
+    main()
