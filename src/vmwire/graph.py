@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
-from vmwire.registry import Box
+from vmwire.registry import Box, OfRegisters
 from vmwire.wire.port import Port
 from vmwire.wire.through import Through
 
@@ -59,6 +59,11 @@ class Member:
         inner = sides(self, self.filters[at - 1].box)[1] if at else self.box.port
         inner.insert(*sides(self, filter.box))
         self.filters.insert(at, filter)
+
+    @property
+    def chip(self) -> object:
+        """Who knows what such a card alone does: its chip, or the box itself."""
+        return self.box.register_chip if isinstance(self.box, OfRegisters) else self.box
 
     def set_link(self, up: bool) -> None:
         """Pull or plug its cable. A card whose driver has a say in it too does it itself."""

@@ -42,7 +42,7 @@ from vmwire.graph import Filter, Kind, Member, chain
 from vmwire.netdev.hubport import HubportNetdev, HubportOptions
 from vmwire.options.table import table_of
 from vmwire.options.values import is_id
-from vmwire.registry import Box, BoxType
+from vmwire.registry import Box, BoxType, FiltersReception
 from vmwire.wire.capture import DEFAULT_SNAP_LENGTH, Capture
 from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
 from vmwire.wire.hook import Hook, HookFunction
@@ -388,6 +388,10 @@ class Network:
         box = None if self._cards is None else self._cards(options)
         member = Member("device", id, type, box or found(options), options, anonymous=anonymous)
         self._add(self.devices, member, peer)
+        chip = member.chip
+        if isinstance(chip, FiltersReception):
+            told = {"name": id, "path": f"/machine/peripheral/{id}/virtio-backend"}
+            chip.on_filter_change = lambda: self._tell("NIC_RX_FILTER_CHANGED", told)
         return str(id)
 
     def _with_mac(self, options: Any) -> Any:

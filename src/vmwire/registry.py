@@ -8,7 +8,7 @@ asking for help, doesn't import the whole stack. To add a type: write its module
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
@@ -44,19 +44,31 @@ class DescribesItself(Protocol):
 
 
 @runtime_checkable
+class OfRegisters(Protocol):
+    """A box around a chip whose registers the machine sees: what follows is asked of that."""
+
+    @property
+    def register_chip(self) -> object: ...
+
+
+@runtime_checkable
 class FiltersReception(Protocol):
     """A card that can be asked which frames it takes (``query-rx-filter``)."""
 
-    def rx_filter(self) -> dict[str, object]:
-        """Everything that QMP's RxFilterInfo has but the name."""
+    on_filter_change: Callable[[], None]
+    """Called when it takes others, once until it was asked again."""
+
+    def rx_filter(self) -> Mapping[str, object]:
+        """What QMP's RxFilterInfo has (the name may be missing)."""
 
 
 @runtime_checkable
 class Announces(Protocol):
-    """A card whose guest can be asked to announce itself (``announce-self``)."""
+    """A card that knows how to announce itself, and its guest (``announce-self``). For one that
+    doesn't, the monitor sends the frame."""
 
-    def announce(self) -> bool:
-        """Ask it; False if the guest's driver can't."""
+    def announce(self) -> None:
+        """Tell the network where it is, once."""
 
 
 class BoxType(Protocol):

@@ -84,6 +84,11 @@ class BenchNic:
         self.nic.function.port.connect(self.gate.left)
         self.port = self.gate.right
 
+    @property
+    def register_chip(self) -> object:
+        """The card's chip."""
+        return self.nic.function.chip
+
     def open(self, host: Host) -> None:
         """Put the card into its slot."""
         self.gate.wake = lambda: host.loop.defer(self._pc.settle)

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cards announce themselves, so that switches learn where they are now (``announce-self``).
 
-Each round sends a reverse ARP request (RFC 903) with each card's address out of it, and asks those
-guests whose driver knows how to, to announce themselves too. The first round is at once; the one
-after round n comes ``initial + (n - 1) * step`` milliseconds later, at most ``max``. Announcements
+Each round sends a reverse ARP request (RFC 903) with each card's address out of it; a card whose
+driver knows how to announce the guest asks for that, too. The first round is at once; the one after
+round n comes ``initial + (n - 1) * step`` milliseconds later, at most ``max``. Announcements
 have ids: a new one takes the place of an older one with its id, and one of no rounds ends it.
 """
 
@@ -86,7 +86,8 @@ class Announcer:
 
 def announce(member: Member) -> None:
     """One round of one card (in the engine's thread)."""
-    if member.mac is not None:
+    chip = member.chip
+    if isinstance(chip, Announces):
+        chip.announce()
+    elif member.mac is not None:
         member.box.port.send([Frame.of(frame_of(member.mac))])
-    if isinstance(member.box, Announces):
-        member.box.announce()

@@ -132,11 +132,11 @@ def _card(monitor: Monitor, name: str) -> Member:
         raise CommandError(f"net client({name}) isn't a NIC")
     if card is None:
         raise CommandError(f"invalid net client name: {name}")
-    if not isinstance(card.box, FiltersReception):
+    if not isinstance(card.chip, FiltersReception):
         raise CommandError(f"net client({name}) doesn't support rx-filter querying")
     return card
 
 
 def _rx_filter(card: Member) -> dict[str, Any] | None:
-    box = card.box
-    return {"name": card.id, **box.rx_filter()} if isinstance(box, FiltersReception) else None
+    chip = card.chip
+    return {"name": card.id, **chip.rx_filter()} if isinstance(chip, FiltersReception) else None

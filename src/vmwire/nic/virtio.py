@@ -27,6 +27,15 @@ class VirtioNetPci(VirtioPci):
         super().__init__(slot, self.card, face)
 
     @property
+    def on_filter_change(self) -> Callable[[], None]:
+        """Told when the card lets others in, once until ``rx_filter`` is asked."""
+        return self.card.on_filter_change
+
+    @on_filter_change.setter
+    def on_filter_change(self, told: Callable[[], None]) -> None:
+        self.card.on_filter_change = told
+
+    @property
     def port(self) -> Port:
         """The card's end of the wire."""
         return self.card.port

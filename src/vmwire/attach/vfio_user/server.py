@@ -51,6 +51,11 @@ class CardServer(OneMachine[Session]):
         )
         self.port = self.card.port
 
+    @property
+    def register_chip(self) -> object:
+        """The card's chip."""
+        return self.card.chip
+
     def open(self, host: Host) -> None:
         """Listen. Raises ``ConfigError`` if the path can't be used."""
         self._timers.join(host.loop.timers)
