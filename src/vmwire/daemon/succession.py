@@ -53,7 +53,9 @@ except BaseException as error:
     import socket
     text = f"{{type(error).__name__}}: {{error}}"
     failed = {{"failed": {{"kind": "config", "message": text, "option": None}}}}
-    socket.socket(fileno=int(sys.argv[1])).send(json.dumps(failed).encode())
+    told = socket.socket(fileno=int(sys.argv[1]))
+    told.recv(1 << 18)  # what nobody has read would take the answer along
+    told.send(json.dumps(failed).encode())
     sys.exit(1)
 sys.exit(main(int(sys.argv[1])))
 """
@@ -145,6 +147,7 @@ class Succession:
         received = self._channel.receive()
         if received is None:
             self.instance.unwatch(self._channel.fileno())  # its end is told by the pidfd
+            self._has_ended = True
             return
         message, fds = received
         if "keep" in message:
@@ -176,12 +179,13 @@ class Succession:
         self.instance.succession_over(self._channel, self._pidfd, self._pid, self._kept)
 
     def _on_gone(self) -> None:
-        while self._alive and self._channel.readable():
+        while self._alive and not self._has_ended and self._channel.readable():
             self._on_message()  # its last words
         if self._alive:
             self.fail("it ended")
 
     _alive = True
+    _has_ended = False
 
     def fail(self, reason: str) -> None:
         """End the successor, and have the worker go on."""
