@@ -184,7 +184,7 @@ def _steps_aside(command: list[str]) -> bool:
     if os.environ.get("VMWIRE") == "off":
         return True
     return not any(
-        word in ("-netdev", "--netdev", "-nic", "--nic") and "user" in command[index + 1]
+        word in ("-netdev", "--netdev", "-nic", "--nic") and command[index + 1] != "none"
         for index, word in enumerate(command[:-1])
     )
 

@@ -51,6 +51,7 @@ def start_detached(
     mode: str = "prefix",
     vm_pid: int | None = None,
     fds: Mapping[str, int] | None = None,
+    builder: str | None = None,
 ) -> int:
     """Start the network of ``config``, detached, and wait until its sockets stand.
 
@@ -59,14 +60,17 @@ def start_detached(
     have, usually our own) it also waits for the end of that process: for VMs behind a command that
     closes descriptors it doesn't know.
 
-    ``fds`` go into the fd store under their names; they stay open here.
+    ``fds`` go into the fd store under their names; they stay open here. ``builder`` says who makes
+    the network of the config (`job.Job`).
 
     Raises `ConfigError` or ``OSError`` if the network can't be had; nothing of it is left then,
     the run directory included.
     """
     run_dir = run_dir or prepare_run_dir(socket_dir)
     try:
-        return _start(config, run_dir, log_file, log_level, mode, vm_pid, fds or {})
+        job = Job(config, run_dir.path, run_dir.owned_sockets, log_level)
+        job.builder = builder or job.builder
+        return _start(job, run_dir, log_file, mode, vm_pid, fds or {})
     except BaseException:
         run_dir.remove()
         raise
@@ -75,15 +79,14 @@ def start_detached(
 
 
 def _start(
-    config: dict[str, Any],
+    job: Job,
     run_dir: RunDir,
     log_file: str | None,
-    log_level: str,
     mode: str,
     vm_pid: int | None,
     fds: Mapping[str, int],
 ) -> int:
-    logfile.check_level(log_level)
+    logfile.check_level(job.log_level)
     log_path = os.path.abspath(log_file) if log_file else run_dir.file(rundir.LOG)
     log = logfile.open_log(log_path)
     opened = [log]
@@ -95,7 +98,6 @@ def _start(
         opened += [report, report_end]
         vm = os.pidfd_open(vm_pid) if vm_pid is not None else None
         opened += [vm] if vm is not None else []
-        job = Job(config, run_dir.path, run_dir.owned_sockets, log_level)
         handles = Handles(log, run_dir.lock_fd, lifeline, vm)
         process.detach(lambda: _keeper_main(job, handles, fds, report_end))
         os.close(opened.pop(opened.index(report_end)))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
@@ -24,7 +24,7 @@ from vmwire.netdev.bridge_helper import DEFAULT_BRIDGE, tap_by_helper
 from vmwire.netdev.host_tap import HostTap
 from vmwire.netdev.network_scripts import Farewell, run
 from vmwire.netdev.tap_port import stored_tap
-from vmwire.options.table import option, record
+from vmwire.options.table import NotServedError, option, record
 from vmwire.options.values import BOOL, IDENTIFIER, STRING, UINT32, ParsedType, parse_size, said
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _SIZE = ParsedType(
 )
 
 
-@record("netdev", "tap", later=("vhost", "vhostfd", "vhostfds", "vhostforce", "poll-us"))
+@record("netdev", "tap", later=("vhostfd", "vhostfds", "poll-us"))
 @dataclass(slots=True, kw_only=True)
 class TapOptions:
     """What a user can say about it."""
@@ -55,6 +55,8 @@ class TapOptions:
     sndbuf: int | None = option(_SIZE, help="bytes under way to the host's network; 0: any number")
     vnet_hdr: bool | None = option(BOOL, key="vnet_hdr", help="on/off, whether work is left undone")
     queues: int | None = option(UINT32, help="queues of the tap")
+    vhost: bool = option(BOOL, default=False, help="off: vmwire itself moves the frames")
+    vhostforce: bool = option(BOOL, default=False, help="off, as vhost")
 
     def __post_init__(self) -> None:
         if sum(each is not None for each in (self.fd, self.fds, self.helper, self.queues)) > 1:
@@ -65,6 +67,8 @@ class TapOptions:
             raise ConfigError(
                 "ifname=, script=, downscript=, vnet_hdr= are invalid with fd=/fds=/helper="
             )
+        if self.vhost or self.vhostforce:
+            raise NotServedError("vhost=on, the kernel's own path, is not served by vmwire yet")
         if self.queues == 0:
             raise ConfigError("queues must be greater than zero")
         if self.br is not None and self.helper is None:
@@ -82,11 +86,13 @@ class TapOptions:
         return [int(word) for word in words if word]
 
     def claim(self) -> tuple[TapOptions, dict[str, int]]:
-        """The same, and what is to be in the fd store, for a network in another process."""
+        """The same, and what is to be in the fd store, for a network in another process and
+        folder."""
         fds = self.given_fds()
         for fd in fds:
             _adopt(fd)
-        return self, {stored_tap(self.id, queue): fd for queue, fd in enumerate(fds)}
+        there = replace(self, script=_there(self.script), downscript=_there(self.downscript))
+        return there, {stored_tap(self.id, queue): fd for queue, fd in enumerate(fds)}
 
 
 class TapNetdev(HostTap):
@@ -178,6 +184,11 @@ def _adopt(fd: int) -> None:
         tun.adopt(fd)
     except OSError as error:
         raise ConfigError(f"file descriptor {fd} is not a tap's: {error.strerror}") from None
+
+
+def _there(script: str | None) -> str | None:
+    """The same file for a process in another folder."""
+    return script if script is None or script in NO_SCRIPT else os.path.abspath(script)
 
 
 def _down_script(given: str | None) -> str | None:

@@ -8,10 +8,12 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vmwire.cli.wrap import values
 from vmwire.cli.wrap.decide import Wishes
 from vmwire.cli.wrap.plan import Composition, Decision, Host, compose, decision
 from vmwire.cli.wrap.probe import Abilities, ProbeError
 from vmwire.cli.wrap.program import Program
+from vmwire.options.syntax import parse
 
 MIB = 1 << 20
 
@@ -133,3 +135,19 @@ def composed(line: str, host: Host | None = None, keep: tuple[str, ...] = ()) ->
 
 def rewritten(line: str, host: Host | None = None, keep: tuple[str, ...] = ()) -> str:
     return shlex.join(composed(line, host, keep).command[1:])
+
+
+def config(composition: Composition) -> dict[str, list[tuple[str, dict[str, str | list[str]]]]]:
+    """The network's configuration: each member's type and what is said of it."""
+    return {
+        f"{kind}s": [_taken_apart(text, kind) for _, text in composition.config[f"{kind}s"]]
+        for kind in ("netdev", "device")
+    }
+
+
+def _taken_apart(text: str, kind: str) -> tuple[str, dict[str, str | list[str]]]:
+    selector = {"netdev": "type", "device": "driver"}[kind]
+    read = values.plain(parse(text, selector))
+    type = read.pop(selector)
+    assert isinstance(type, str)
+    return type, read

@@ -37,7 +37,12 @@ TAKEN = {
     "tcg": f"-accel tcg,thread=multi {PLAIN}",
     "snapshot": f"-snapshot disk.img {PLAIN}",
     "instruction count": f"-icount shift=auto {PLAIN}",
-    "a tap beside": f"{PLAIN} -netdev tap,id=t -device virtio-net-pci,netdev=t,packed=on",
+    "another type beside": f"{PLAIN} -netdev vde,id=t -device virtio-net-pci,netdev=t,packed=on",
+    "a tap": f"-netdev tap,id=u,ifname=t0,script=no,downscript=no,vhost=off {CARD}",
+    "a tap as a nic": "-nic tap,model=virtio,script=no",
+    "a bridge": f"-netdev bridge,id=u,br=lan {CARD}",
+    "a socket": f"-netdev socket,id=u,listen=:9000 {CARD}",
+    "a stream": f"-netdev stream,id=u,addr.type=unix,addr.path=/x,reconnect-ms=100 {CARD}",
     "none beside": f"-nic none {PLAIN}",
     "set on something else": f"-set device.other.addr=3 {PLAIN}",
 }
@@ -55,7 +60,9 @@ STAYS = {
     "no card": (NET, "no card"),
     "only another's card": (f"{NET} -device virtio-net-pci,netdev=v", "no card"),
     "two cards": (f"{PLAIN} -device virtio-net-pci,netdev=u,id=second", "several cards"),
-    "a hub": (f"{PLAIN} -netdev hubport,hubid=0,id=h,netdev=u", "hubport"),
+    "the kernel's own path": (f"-netdev tap,id=u,vhost=on {CARD}", "vhost=on"),
+    "the kernel's path by force": (f"-netdev tap,id=u,vhostforce=on {CARD}", "vhost=on"),
+    "a type not served": (f"-netdev user,id=u,net=abc {CARD}", "netmask"),
     "a filter": (f"{PLAIN} -object filter-dump,id=f,netdev=u,file=x", "filter-dump"),
     "a filter in JSON": (
         f"""{PLAIN} -object '{{"qom-type":"filter-mirror","id":"f","netdev":"u"}}'""",
@@ -111,6 +118,41 @@ STAYS = {
 def test_stays(line: str, reason: str) -> None:
     (given,) = reasons(line)
     assert given is not None and reason in given
+
+
+HUB = "-netdev user,id=u -netdev hubport,id=h0,hubid=0,netdev=u"
+PORT = "-netdev hubport,id=h{0},hubid=0 -device {1},netdev=h{0}"
+VIRTIO = PORT.format(1, "virtio-net-pci")
+E1000 = PORT.format(2, "e1000")
+OTHER = PORT.format(3, "rtl8139")
+
+
+def test_a_hub_is_taken_as_a_whole() -> None:
+    assert reasons(f"{HUB} {VIRTIO} {E1000}") == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("line", "host", "reason"),
+    [
+        (f"{HUB} {VIRTIO} {OTHER}", None, "the card is rtl8139"),
+        (f"{HUB} {VIRTIO} {E1000}", FakeHost(qemu_7_2()), "vfio-user-pci"),
+        (f"{HUB} {VIRTIO} -net nic,model=rtl8139", None, "-net puts others on its hub"),
+        (f"{HUB} {VIRTIO} -netdev hubport,id=h4,hubid=00,netdev=v -netdev vde,id=v", None, "'v'"),
+        (f"{HUB},queue=on {VIRTIO}", None, "queue"),
+        (f"{HUB} {CARD} {VIRTIO}", None, "several cards refer to it"),
+        (f"{HUB} {VIRTIO} -object filter-dump,id=f,netdev=u,file=x", None, "filter-dump"),
+    ],
+)
+def test_who_stays_keeps_its_hub_with_qemu(line: str, host: FakeHost | None, reason: str) -> None:
+    given = reasons(line, host)
+    assert all(given)
+    assert any(reason in (each or "") for each in given)
+
+
+def test_hubs_are_judged_one_by_one() -> None:
+    other = OTHER.replace("hubid=0", "hubid=1")
+    first, second, third, fourth = reasons(f"{HUB} {VIRTIO} {other}")
+    assert (first, second, third) == (None, None, None) and fourth is not None
 
 
 def test_two_netdevs_of_one_id_both_stay() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.wrap import real_qemu
+from tests.cli.wrap.fakes import config
 from tests.cli.wrap.silent_backend import SilentBackends
 from tests.guest import provision
 from vmwire.cli.wrap.decide import Wishes
@@ -111,7 +112,7 @@ def _compare(qemu: str, line: str, tmp_path: Path) -> tuple[list[str], list[str]
     composed = compose(
         decided, lambda name: str(tmp_path / f"{name}.sock"), lambda name: str(tmp_path / name)
     )
-    sockets = [Path(device[2]["socket"]) for device in composed.config["devices"]]
+    sockets = [Path(str(card["socket"])) for _, card in config(composed)["devices"]]
     before = real_qemu.ask(typed)
     assert before.status == 0, before.stderr
     with SilentBackends(sockets) as backends:

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.cli.wrap import real_qemu
+from tests.cli.wrap.fakes import config
 from tests.guest import provision
+from vmwire.cli import served
 from vmwire.cli.wrap.decide import Wishes
 from vmwire.cli.wrap.plan import Composition, Host, compose, decision
-from vmwire.network import Network
+from vmwire.engine.host import NoStore
 
 pytestmark = pytest.mark.peer
 
@@ -133,14 +135,13 @@ def test_slots_and_addresses_stay(line: str, replaced: int, tmp_path: Path) -> N
     assert count == replaced
     before = real_qemu.ask(typed)
     assert before.status == 0, before.stderr
-    with Network() as network:
-        network.build(composed.config)
+    with served.build(composed.config | {"captures": []}, NoStore(), 0):
         after = real_qemu.ask(composed.command)
     assert after.status == 0, after.stderr
     assert after.answers["info pci"] == before.answers["info pci"]
     assert real_qemu.ram(after) == real_qemu.ram(before)
     assert real_qemu.ram_is_shared(after)
-    ours = [values["mac"] for _, values, _ in composed.config["devices"]]
+    ours = [card["mac"] for _, card in config(composed)["devices"]]
     assert sorted([*addresses(after), *ours]) == sorted(addresses(before))
     assert "vfio-user-pci" in after.answers["info qtree"]
     assert unnumbered(after.stderr) <= unnumbered(before.stderr)

@@ -4,7 +4,12 @@
 
 from __future__ import annotations
 
-from tests.cli.wrap.fakes import FakeHost, composed, qemu_7_2, rewritten
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.cli.wrap.fakes import FakeHost, composed, config, qemu_7_2, rewritten
 
 RAM = (
     "-object memory-backend-memfd,id=pc.ram,size=1073741824,share=on,"
@@ -84,28 +89,64 @@ def test_the_configuration_holds_what_was_typed() -> None:
         """-netdev '{"type":"user","id":"j","restrict":true,"hostfwd":[{"str":"tcp::5-:6"}]}' """
         "-device virtio-net-pci,netdev=j -nic user,model=virtio,mac=52:54:00:00:00:02"
     )
-    assert composed(line).config == {
+    assert config(composed(line)) == {
         "netdevs": [
-            ["user", {"id": "u", "net": "10.1.0.0/16", "hostfwd": ["tcp::1-:2", "udp::3-:4"]}],
-            ["user", {"id": "j", "restrict": "on", "hostfwd": ["tcp::5-:6"]}],
-            ["user", {"id": "vmwire-nic0"}],
+            ("user", {"id": "u", "net": "10.1.0.0/255.255.0.0",
+                      "hostfwd": ["tcp::1-:2", "udp::3-:4"]}),
+            ("user", {"id": "j", "restrict": "on", "hostfwd": "tcp::5-:6"}),
+            ("user", {"id": "vmwire-nic0"}),
         ],
         "devices": [
-            [
-                "virtio-net-pci",
-                {"id": "n", "netdev": "u", "mac": "52:54:00:00:00:01"},
-                {"socket": "/run/u.sock"},
-            ],
-            ["virtio-net-pci", {"id": "j.card", "netdev": "j"}, {"socket": "/run/j.sock"}],
-            [
-                "virtio-net-pci",
-                {"id": "vmwire-nic0.card", "netdev": "vmwire-nic0", "mac": "52:54:00:00:00:02"},
-                {"socket": "/run/vmwire-nic0.sock"},
-            ],
+            ("virtio-net-pci", {"id": "n", "netdev": "u", "mac": "52:54:00:00:00:01",
+                                "socket": "/run/u.sock"}),
+            ("virtio-net-pci", {"id": "j.card", "netdev": "j", "socket": "/run/j.sock"}),
+            ("virtio-net-pci", {"id": "vmwire-nic0.card", "netdev": "vmwire-nic0",
+                                "mac": "52:54:00:00:00:02", "socket": "/run/vmwire-nic0.sock"}),
         ],
-    }
+    }  # fmt: skip
 
 
 def test_of_a_repeated_option_the_last_value_counts() -> None:
     line = "-netdev user,id=u,restrict=on,restrict=off -device virtio-net-pci,netdev=u"
-    assert composed(line).config["netdevs"] == [["user", {"id": "u", "restrict": "off"}]]
+    assert config(composed(line))["netdevs"] == [("user", {"id": "u"})]
+
+
+HUB = (
+    "-m 1G -netdev user,id=u -netdev hubport,id=h0,hubid=0,netdev=u "
+    "-netdev hubport,id=h1,hubid=0 -device virtio-net-pci,netdev=h1 "
+    "-netdev hubport,id=h2,hubid=0 -device e1000,netdev=h2"
+)
+
+
+def test_a_hub_goes_as_a_whole() -> None:
+    assert rewritten(HUB) == (
+        f"-m 1G {RAM} -nic none "
+        "-chardev socket,id=vmwire-h1,path=/run/h1.sock,reconnect-ms=100 "
+        "-netdev vhost-user,id=h1,chardev=vmwire-h1 -device virtio-net-pci,netdev=h1 -device "
+        """'{"driver":"vfio-user-pci","romfile":"efi-e1000.rom","""
+        """"socket":{"type":"unix","path":"/run/h2.sock"}}'"""
+    )
+    assert config(composed(HUB))["netdevs"] == [
+        ("user", {"id": "u"}),
+        ("hubport", {"id": "h0", "hubid": "0", "netdev": "u"}),
+        ("hubport", {"id": "h1", "hubid": "0"}),
+        ("hubport", {"id": "h2", "hubid": "0"}),
+    ]
+
+
+def test_descriptors_go_to_the_network_under_names() -> None:
+    first, second = socket.socketpair()
+    with first, second:
+        line = f"-netdev stream,id=s,addr.type=fd,addr.str={first.fileno()} -nic none"
+        found = composed(f"{line} -device virtio-net-pci,netdev=s")
+        assert found.fds == {"s.fd": first.fileno()}
+        assert config(found)["netdevs"][0][1]["addr.str"] == "s.fd"
+
+
+def test_paths_are_those_of_the_folder_where_the_command_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = "-netdev tap,id=t,script=./up,downscript=no -device e1000,netdev=t"
+    ((_, values),) = config(composed(line))["netdevs"]
+    assert values == {"id": "t", "script": f"{tmp_path}/up", "downscript": "no"}

@@ -39,7 +39,7 @@ def _verdict_lines(decided: Decision) -> Iterator[str]:
     if decided.fault:
         yield f"Nothing is taken: {decided.fault}"
     elif not decided.verdicts:
-        yield "Nothing to take: no -netdev user and no -nic user on the command line."
+        yield "Nothing to take: no -netdev and no -nic of a type that is served."
     for verdict in decided.verdicts:
         yield f"{_name(verdict)}: {_outcome(verdict)}"
 
@@ -49,6 +49,8 @@ def _name(verdict: Verdict) -> str:
 
 
 def _outcome(verdict: Verdict) -> str:
+    if verdict.taken and verdict.attach is None:
+        return "taken, with its hub"
     if verdict.taken:
         assert verdict.attach is not None
         return f"taken, {verdict.driver} is served over {verdict.attach.name}"
@@ -80,7 +82,7 @@ def losses(decided: Decision) -> Iterator[str]:
     """What worked with QEMU's own network and doesn't with vmwire's."""
     survey = decided.survey
     assert survey is not None
-    if any(not verdict.replaced for verdict in decided.taken):
+    if any(verdict.attach and not verdict.replaced for verdict in decided.taken):
         yield (
             "savevm and migration work, but a state saved with vmwire's network loads only where "
             "the network is vmwire's again: with -loadvm or -incoming, say so by vmwire --resume"
@@ -91,8 +93,9 @@ def losses(decided: Decision) -> Iterator[str]:
             "state: where that is loaded, the guest has no network until it is reset"
         )
         yield "QEMU's monitor: set_link, info network and rx-filter don't know the replaced cards"
-    yield "QEMU's monitor: info usernet, hostfwd_add and hostfwd_remove don't reach these netdevs"
-    yield "IPv6: guests get none from these netdevs yet"
+    if any(verdict.entry.type == "user" for verdict in decided.taken):
+        yield "QEMU's monitor: info usernet, hostfwd_add and hostfwd_remove find no user netdevs"
+        yield "IPv6: guests get none from user netdevs yet"
     if text(survey.ram, "maxmem"):
         yield "memory plugged in later must have share=on, or the network can't reach it"
     if any(_confined(decided)):

@@ -61,7 +61,7 @@ def _check_keep(settings: Settings, decided: Decision) -> None:
     known = {verdict.id for verdict in decided.verdicts}
     for name in settings.keep:
         if name not in known:
-            raise ConfigError(f"there is no user-mode netdev '{name}'", "--keep")
+            raise ConfigError(f"there is no netdev '{name}' that vmwire could take", "--keep")
 
 
 def _captures(settings: Settings, decided: Decision) -> list[list[str]]:
@@ -110,6 +110,8 @@ def _with_network(decided: Decision, settings: Settings, captures: list[list[str
             log_file=settings.log_file,
             log_level=settings.log_level,
             vm_pid=os.getpid(),
+            fds=composed.fds,
+            builder="vmwire.cli.served:build",
         )
         if owner is not None:
             confined.hand_over(run_dir.owned_sockets, owner)

@@ -18,6 +18,7 @@ from vmwire.cli.wrap import (
     cards,
     cmdline,
     decide,
+    hubs,
     macs,
     memory,
     places,
@@ -127,6 +128,8 @@ class Composition:
     command: list[str]
     config: dict[str, Any]
     files: dict[str, bytes] = field(default_factory=dict)
+    fds: dict[str, int] = field(default_factory=dict)
+    """Descriptors that the command names, by their names in the network's store."""
 
 
 def decision(command: Sequence[str], wishes: Wishes, host: Host) -> Decision:
@@ -161,6 +164,7 @@ def _judged(command: Sequence[str], line: CommandLine, wishes: Wishes, host: Hos
     decide.judge(survey, decided.verdicts, wishes, host)
     if decided.taken and not line.has("no-user-config") and _SECTION.search(host.user_config()):
         decide.stay(decided.verdicts, "QEMU's own configuration file describes the machine")
+    hubs.spread(survey, decided.verdicts)
     return decided
 
 
@@ -168,11 +172,18 @@ def _ask_qemu(decided: Decision, found: Program, host: Host) -> None:
     """Question 3: can this QEMU do it, and can the RAM be shared?"""
     survey, verdicts = decided.survey, decided.verdicts
     assert survey is not None
+    _ask_about_cards(decided, survey, found, host)
+    hubs.spread(survey, verdicts)
+
+
+def _ask_about_cards(decided: Decision, survey: Survey, found: Program, host: Host) -> None:
+    verdicts = decided.verdicts
     known = host.abilities(found)
     if not known.vhost_user:
         decide.stay(verdicts, "this QEMU has no vhost-user", cards.VHOST_USER)
     if not known.vfio_user:
         decide.stay(verdicts, NO_VFIO_USER, cards.VFIO_USER)
+    hubs.spread(survey, verdicts)
     if known.target not in decide.TARGETS:
         return decide.stay(verdicts, f"the target '{known.target}' is not served")
     if not known.msix_without_kvm and not _has_kernel_interrupts(decided.command[0], survey, host):
@@ -270,7 +281,14 @@ def compose(
     addresses = macs.assigned(survey)
     files = {driver: file_path(f"{driver}.rom") for driver in decided.roms}
     config: dict[str, list[Any]] = {"netdevs": [], "devices": []}
+    fds: dict[str, int] = {}
     for verdict in decided.taken:
+        netdev, named = served.netdev_text(verdict)
+        config["netdevs"].append([verdict.entry.option.argument, netdev])
+        fds |= named
+        if not verdict.has_card:
+            edits.replace(verdict.entry.index, [])
+            continue
         path = socket_path(verdict.id)
         if verdict.replaced:
             slot = _slot(decided, verdict, files.get(verdict.driver))
@@ -279,13 +297,12 @@ def compose(
             socket = Socket(rewrite.chardev_id(survey, verdict), path)
             words = rewrite.replacement(verdict, socket, decided.reconnect)
             edits.replace(verdict.entry.index, words)
-        netdev, device = served.configuration(verdict, path, addresses.get(_made_by(verdict)))
-        config["netdevs"].append(netdev)
-        config["devices"].append(device)
+        device = served.device_text(verdict, path, addresses.get(_made_by(verdict)))
+        config["devices"].append([str((verdict.card or verdict.entry).option.argument), device])
     _pin(decided, edits)
     edits.put_first(decided.sharing.words)
     written = {files[driver]: image for driver, image in decided.roms.items()}
-    return Composition([decided.command[0], *edits.words()], config, written)
+    return Composition([decided.command[0], *edits.words()], config, written, fds)
 
 
 def _slot(decided: Decision, verdict: Verdict, rom_file: str | None) -> dict[str, Any]:
@@ -304,10 +321,12 @@ def _pin(decided: Decision, edits: Edits) -> None:
     """What else QEMU must be told, since it makes fewer cards and in another order."""
     survey = decided.survey
     assert survey is not None
-    replaced = [verdict for verdict in decided.taken if verdict.replaced]
-    if not replaced:
+    gone = [verdict for verdict in decided.taken if verdict.replaced or not verdict.has_card]
+    if gone and not survey.line.has("nodefaults"):
+        edits.put_before(min(verdict.entry.index for verdict in gone), ["-nic", "none"])
+    own = {_made_by(verdict) for verdict in gone if verdict.replaced}
+    if not own:
         return
-    own = {_made_by(verdict) for verdict in replaced}
     disks = places.disks(survey)
     for index, address in decided.pins.items():
         if index in disks:
@@ -315,5 +334,3 @@ def _pin(decided: Decision, edits: Edits) -> None:
         elif index not in own:
             edits.add_property(index, "addr", address)
     rewrite.pin_addresses(survey, own, edits)
-    if not survey.line.has("nodefaults"):
-        edits.put_before(min(verdict.entry.index for verdict in replaced), ["-nic", "none"])

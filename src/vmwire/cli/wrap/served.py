@@ -1,59 +1,63 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""What vmwire's user-mode network says of a netdev's options, and the network's configuration.
+"""What vmwire's own tables say of a netdev's options, and the network's configuration.
 
-The type's own table judges, so that prefix mode takes what the network can do and nothing else.
+The type's own table judges, so that prefix mode takes what the netdev can do and nothing else. The
+configuration is that of serve mode (`vmwire.cli.served`): option texts.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from vmwire.cli.wrap import values
+from vmwire import catalogue
 from vmwire.cli.wrap.decide import NIC_KEYS, Verdict
 from vmwire.cli.wrap.survey import Entry
 from vmwire.errors import ConfigError
-from vmwire.netdev.user.options import UserOptions
 from vmwire.options.syntax import OptionList
 from vmwire.options.table import table_of
+
+UNNAMED = "unnamed"
 
 
 def unserved(entry: Entry) -> str | None:
     """Why these options stay with QEMU: unknown to vmwire, not served yet, or wrong."""
+    try:
+        record = _record(entry, UNNAMED)
+    except ConfigError as error:
+        return error.message
+    unanswered = getattr(record, "unanswered", None)
+    return None if unanswered is None else str(unanswered() or "") or None
+
+
+def netdev_text(verdict: Verdict) -> tuple[str, dict[str, int]]:
+    """A netdev for a process in another folder, and the descriptors that it needs there."""
+    record = _record(verdict.entry, verdict.id)
+    claim = getattr(record, "claim", None)
+    there, fds = (record, {}) if claim is None else claim()
+    return table_of(type(there)).to_text(there), fds
+
+
+def device_text(verdict: Verdict, socket_path: str, mac: str | None) -> str:
+    """The card. ``mac`` is the address that a replaced one gets where the user gives none."""
+    assert verdict.attach is not None
+    values = _of_card(verdict, mac)
+    card = verdict.card
+    values["id"] = card.id if card and card.id else f"{verdict.id}.card"
+    found = catalogue.find("device", verdict.attach.drivers[verdict.driver])
+    values |= {"netdev": verdict.id, "socket": socket_path}
+    return found.to_text(found.from_kwargs(**values))
+
+
+def _record(entry: Entry, id: str) -> Any:
+    """The netdev's record; ``id`` is for a ``-nic`` without one. Raises ``ConfigError``."""
     options = entry.option.options()
     if entry.option.name == "nic" and isinstance(options, OptionList):
         for key in NIC_KEYS:
             options.remove(key)
         if "id" not in options:
-            options.add("id", "unnamed")
-    try:
-        return table_of(UserOptions).from_options(options).unanswered()
-    except ConfigError as error:
-        return error.message
-
-
-def configuration(verdict: Verdict, socket_path: str, mac: str | None) -> tuple[Any, Any]:
-    """A netdev's and its card's part of the network's configuration, as plain data.
-
-    ``mac`` is the address that a replaced card gets where the user gives none.
-    """
-    entries = table_of(UserOptions).entries
-    netdev: dict[str, str | list[str]] = {}
-    for key in verdict.entry.values:
-        if key in entries:
-            several = values.every(verdict.entry.values, key)
-            netdev[entries[key].field] = several if entries[key].option.repeated else several[-1]
-    netdev["id"] = verdict.id
-    assert verdict.attach is not None
-    device = _of_card(verdict, mac)
-    card = verdict.card
-    device["id"] = card.id if card and card.id else f"{verdict.id}.card"
-    device["netdev"] = verdict.id
-    return ["user", netdev], [
-        verdict.attach.drivers[verdict.driver],
-        device,
-        {"socket": socket_path},
-    ]
+            options.add("id", id)
+    return catalogue.parse("netdev", str(options))
 
 
 def _of_card(verdict: Verdict, mac: str | None) -> dict[str, str]:
