@@ -19,7 +19,7 @@ import pytest
 
 from tests.daemon.instance import eventually
 from tests.guest import provision
-from tests.guest.intel import DEVICES, E1000E_LONG, MODULES, SIBLINGS_LONG, loads_driver
+from tests.guest.intel import DEVICES, E1000E_LONG, MODULES, SIBLINGS_LONG, USUAL, loads_driver
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer, free_port
 from tests.guest.transfers import (
@@ -186,7 +186,7 @@ def test_traffic_passes_with_rings_of_another_size(bed: Bed, host: HostPeer, siz
     bed.assert_transfers(host)
 
 
-@ON_ONE
+@pytest.mark.parametrize("bed", USUAL, indirect=True)
 def test_long_frames_pass_when_the_guest_allows_them(bed: Bed, host: HostPeer) -> None:
     for mtu in (9000, 1500):
         bed.guest.check(f"ip link set eth0 mtu {mtu}")
@@ -233,7 +233,8 @@ def test_dumped_registers_show_a_card_at_work(bed: Bed) -> None:
     assert shown["Link up"] == "link config"
     assert shown["Receiver"] == shown["Transmitter"] == "enabled"
     assert shown["Link speed"] == "1000Mb/s"
-    assert shown["Link State"] == "Up"
+    if bed.card != "e1000e":  # ethtool doesn't know that one's PHY
+        assert shown["Link State"] == "Up"
 
 
 def test_network_stays_when_the_card_is_taken_down_and_up(bed: Bed, host: HostPeer) -> None:
