@@ -101,8 +101,13 @@ class Upgraded:
         assert (done.returncode, done.stderr) == (0, ""), self.log()
 
     def pid_of(self, name: str) -> int:
-        processes = users_of(os.path.join(self.folder, "lock"))
-        return next(pid for pid, comm in processes.items() if comm == f"vmwire-{name}")
+        """Waits: a keeper has another name for a moment while it takes on new code."""
+
+        def found() -> list[int]:
+            processes = users_of(os.path.join(self.folder, "lock"))
+            return [pid for pid, comm in processes.items() if comm == f"vmwire-{name}"]
+
+        return int(eventually(found, timeout_s=10)[0])
 
     def workers(self) -> list[int]:
         processes = users_of(os.path.join(self.folder, "lock"))
