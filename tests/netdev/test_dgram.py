@@ -95,6 +95,20 @@ def test_superframes_stay_whole_between_two_of_ours(
         assert other.got[0].offload == whole.offload
 
 
+def test_small_frames_of_a_burst_share_a_datagram_between_two_of_ours(
+    sockets: Bed, pair: list[tuple[Any, End]]
+) -> None:
+    (_, one), (_, other) = pair
+    for _ in range(WORTH_BYTES // 1514 + 1):
+        one.port.send([Frame.of(bytes(1514))])
+        sockets.turn()
+    other.got.clear()
+    burst = [Frame.of(bytes([n]) * (60 + n)) for n in range(150)]  # a Unix queue holds ten
+    assert one.port.send(burst) == 150
+    sockets.until(lambda: len(other.got) == 150)
+    assert other.data == [frame.tobytes() for frame in burst]
+
+
 def test_pieces_of_superframes_are_joined_across_batches(
     sockets: Bed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

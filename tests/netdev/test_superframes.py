@@ -79,9 +79,7 @@ def test_a_stranger_sees_plain_frames_and_after_a_while_one_hello(
         sockets.until(lambda: end.port.carrier)
         end.port.send([PLAIN] * 40)
         sockets.turn()
-        assert peer.recv(1 << 20) == framed(
-            *[PLAIN.tobytes()] * 40
-        )
+        assert peer.recv(1 << 20) == framed(*[PLAIN.tobytes()] * 40)
         end.port.send([PLAIN] * 40)
         sockets.turn()
         got = peer.recv(1 << 20)
@@ -122,7 +120,7 @@ class Line:
         while any(self.said):
             for said, to in zip(self.said, (self.b, self.a), strict=True):
                 for capsule in said[:]:
-                    to.open(memoryview(capsule))
+                    to.open(memoryview(capsule), [])
                     said.remove(capsule)
 
 
@@ -138,7 +136,7 @@ def test_hello_that_came_through_somebodys_hub_does_not_count() -> None:
 def test_ones_own_hello_that_comes_back_does_not_count() -> None:
     line = Line()
     line.a.carried(WORTH_BYTES)
-    line.a.open(memoryview(line.said[0].pop()))
+    line.a.open(memoryview(line.said[0].pop()), [])
     assert not line.a.known
 
 
@@ -151,7 +149,7 @@ def test_hello_is_answered_once() -> None:
     line.pass_on()
     assert line.a.known
     assert line.b.known
-    line.b.open(memoryview(said))
+    line.b.open(memoryview(said), [])
     assert len(line.said[1]) == 1
 
 
@@ -180,13 +178,18 @@ def test_a_friend_who_is_silent_is_a_stranger_again_and_greeted_anew() -> None:
         SIGNATURE + bytes(30),
         SIGNATURE + b"\x09\0" + bytes(30),
         wrapped(Offload()),
+        SIGNATURE,
+        SIGNATURE + b"\x05\0" + b"\0\xff" + bytes(200),
+        SIGNATURE + b"\x05\0" + bytes(30),
         SIGNATURE + b"\x04\0" + bytes(30),
         wrapped(Offload()) + bytes(66000),
     ],
 )
 def test_malformed_capsules_are_counted(capsule: bytes) -> None:
     line = Line()
-    assert line.a.open(memoryview(capsule)) is None
+    frames: list[Frame] = []
+    line.a.open(memoryview(capsule), frames)
+    assert frames == []
     assert line.ports[0].drops["malformed capsule"] == 1
 
 

@@ -19,7 +19,8 @@ A *sender* is how frames leave, and knows about the peer's comings and goings:
   new peer while this one is still connected to the old.
 
 Between two vmwires on one machine superframes go whole (``netdev/superframes.py``), in two
-datagrams if one can't hold them. Across a network they don't: one lost packet would be 64 KiB.
+datagrams if one can't hold them, and small frames of a burst share one. Across a network they
+don't: one lost packet would be 64 KiB.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from typing import Any, Protocol
 
 from vmwire.engine.host import Host
 from vmwire.engine.loop import ERROR, READ, WRITE
+from vmwire.netdev.queues import enlarge
 from vmwire.netdev.superframes import (
     FIRST_BYTE,
     FIRST_HEAD,
@@ -41,9 +43,10 @@ from vmwire.netdev.superframes import (
     SIGNATURE,
     SIGNED,
     Acquaintance,
+    bundled,
     wrapped,
 )
-from vmwire.wire.frame import MAX_FRAME, Frame, View
+from vmwire.wire.frame import MAX_FRAME, Frame, View, total_length
 from vmwire.wire.port import Accepts, Port, stats
 
 log = logging.getLogger(__name__)
@@ -55,11 +58,10 @@ BATCH_FRAMES = 64
 TURN_BYTES = 1 << 20
 FRAME_BYTES = 4096
 """What any frame costs of that, besides its bytes."""
-QUEUE_BYTES = 4 << 20
-"""What sockets ask for in each direction; the host's limits decide."""
+BUNDLE_BYTES = 32 << 10
+MOST_BUNDLED = 64
 LOOK_AGAIN_S = 0.1
 """How long to do without a peer whose socket isn't there."""
-SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 
 Parts = Sequence[bytes | View]
 
@@ -293,9 +295,7 @@ class DatagramLine:
             elif own is not None and source == own:
                 self.port.drops["own frame"] += 1
             elif slot[0] == FIRST_BYTE and slot[:SIGNED] == SIGNATURE:
-                frame = self._peer.open(slot[:length]) if length >= OVERHEAD else None
-                if frame is not None:
-                    frames.append(frame)
+                self._peer.open(slot[:length], frames)
             else:
                 frames.append(Frame((slot[:length],), length))
         return size, True
@@ -315,22 +315,35 @@ class DatagramLine:
             return len(frames)
         if self._waiting:
             return 0
-        size = 0
-        send = self._sender.send
-        for index, frame in enumerate(frames):
+        taken = 0
+        while taken < len(frames) and not self._waiting:
+            frame = frames[taken]
+            together = self._alike(frames, taken) if self._peer.known else 1
             try:
-                if frame.offload.plain:
-                    send(frame.views)
+                if together > 1:
+                    self._sender.send(bundled(frames[taken : taken + together]))
+                elif frame.offload.plain:
+                    self._sender.send(frame.views)
                 else:
                     self._send_whole(frame)
             except BlockingIOError:
                 self._wait(True)
-                return index
+                break
             except OSError as error:
-                self._lose(error)
+                self._lose(error, together)
+            taken += together
+        self._peer.carried(total_length(frames[:taken]))
+        return taken
+
+    def _alike(self, frames: Sequence[Frame], start: int) -> int:
+        """How many frames from ``start`` on go in one datagram: several in a bundle, or one."""
+        size = count = 0
+        for frame in frames[start : start + MOST_BUNDLED]:
             size += frame.length
-        self._peer.carried(size)
-        return len(frames)
+            if size > BUNDLE_BYTES or not frame.offload.plain:
+                break
+            count += 1
+        return max(1, count)
 
     def _send_whole(self, frame: Frame) -> None:
         assert self._wire is not None
@@ -342,9 +355,9 @@ class DatagramLine:
         self._sender.send([FIRST_HEAD, frame.offload.packed, *frame.payload(0, half)])
         self._sender.send([REST_HEAD, *frame.payload(half)])
 
-    def _lose(self, error: OSError) -> None:
+    def _lose(self, error: OSError, frames: int) -> None:
         name = errno.errorcode.get(error.errno or 0, "error")
-        self.port.drops[_LOSSES.get(error.errno or 0, f"send: {name}")] += 1
+        self.port.drops[_LOSSES.get(error.errno or 0, f"send: {name}")] += frames
 
     def _say(self, capsule: bytes) -> None:
         try:
@@ -358,15 +371,3 @@ _LOSSES = {
     errno.ENOENT: "no peer",
     errno.EMSGSIZE: "too long",
 }
-
-
-def enlarge(sock: socket.socket) -> None:
-    """Ask for larger queues: beyond the host's limit where that is allowed."""
-    for option, forced in (
-        (socket.SO_RCVBUF, SO_RCVBUFFORCE),
-        (socket.SO_SNDBUF, SO_SNDBUFFORCE),
-    ):
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, forced, QUEUE_BYTES)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, option, QUEUE_BYTES)

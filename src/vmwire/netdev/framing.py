@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 
 from vmwire.engine.loop import READ, WRITE, Loop
+from vmwire.netdev.queues import enlarge
 from vmwire.netdev.superframes import FIRST_BYTE, OVERHEAD, SIGNATURE, SIGNED, Acquaintance, wrapped
 from vmwire.wire.frame import Frame, View
 from vmwire.wire.port import Port
@@ -54,6 +55,8 @@ class FrameStream:
         ends: tuple[str, str] | None = None,
     ) -> None:
         sock.setblocking(False)
+        if sock.family == socket.AF_UNIX:  # TCP finds its own sizes
+            enlarge(sock)
         self.socket = sock
         self._loop = loop
         self._port = port
@@ -160,17 +163,12 @@ class FrameStream:
             if not length:
                 self._port.drops["empty frame"] += 1
             elif buffer[at + 4] == FIRST_BYTE and buffer[at + 4 : at + 4 + SIGNED] == SIGNATURE:
-                self._open(view[at + 4 : after], frames)
+                self._peer.open(view[at + 4 : after], frames)
             else:
                 frames.append(Frame((view[at + 4 : after],), length))
             at = after
         self._start = at
         return frames
-
-    def _open(self, capsule: View, frames: list[Frame]) -> None:
-        frame = self._peer.open(capsule) if len(capsule) >= OVERHEAD else None
-        if frame is not None:
-            frames.append(frame)
 
     def _make_room(self) -> None:
         """Move what is left to the front, unless the longest frame fits behind it anyway."""

@@ -12,8 +12,9 @@ it ignores it. Behind the header: ``vmw`` and a version, the kind, a zero byte, 
 
 * ``HELLO``: who says it to whom (``meeting``), and whether it is an answer; padded to 60 bytes;
 * ``WHOLE``: the net header (10 bytes), then the frame;
-* ``FIRST``, ``REST``: the same in two pieces, where one datagram can't hold it. ``REST`` follows
-  right behind its ``FIRST``, or the frame is lost.
+* ``BUNDLE``: finished frames, each behind its length in two bytes: many small ones in a datagram;
+* ``FIRST``, ``REST``: as ``WHOLE`` in two pieces, where one datagram can't hold it. ``REST``
+  follows right behind its ``FIRST``, or the frame is lost.
 
 Finding each other. Everybody understands capsules at any time, but sends ``WHOLE`` only to who has
 said hello. Hello is said once a connection has carried ``WORTH_BYTES`` (a short exchange with a
@@ -31,8 +32,9 @@ likes, and they are judged like these.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from struct import Struct
 
 from vmwire.wire.frame import HEADER, MAX_FRAME, Frame, Offload, View
 from vmwire.wire.port import EVERYTHING, PACKETS_ONLY, Accepts, Port
@@ -42,12 +44,14 @@ SIGNATURE = bytes.fromhex("0180c200000f") + b"\x02vmwir" + ETHERTYPE.to_bytes(2,
 FIRST_BYTE = SIGNATURE[0]
 SIGNED = len(SIGNATURE)
 HEAD = SIGNED + 2
-HELLO, WHOLE, FIRST, REST = 1, 2, 3, 4
+HELLO, WHOLE, FIRST, REST, BUNDLE = 1, 2, 3, 4, 5
 ANSWER = 1
 
 WHOLE_HEAD = SIGNATURE + bytes((WHOLE, 0))
 FIRST_HEAD = SIGNATURE + bytes((FIRST, 0))
 REST_HEAD = SIGNATURE + bytes((REST, 0))
+BUNDLE_HEAD = SIGNATURE + bytes((BUNDLE, 0))
+BUNDLED_LENGTH = Struct("!H")
 OVERHEAD = HEAD + HEADER.size
 """What a capsule adds to a frame."""
 MEETING_BYTES = 16
@@ -68,6 +72,22 @@ def meeting(mine: str, theirs: str) -> bytes:
 def wrapped(offload: Offload) -> bytes:
     """What goes in front of a frame that isn't finished."""
     return WHOLE_HEAD + offload.packed
+
+
+def bundled(frames: Sequence[Frame]) -> list[bytes | View]:
+    """The parts of a capsule that holds several finished frames."""
+    pack = BUNDLED_LENGTH.pack
+    parts: list[bytes | View] = [BUNDLE_HEAD]
+    for frame in frames:
+        parts.append(pack(frame.length))
+        parts += frame.views
+    return parts
+
+
+def _frame(body: View) -> Frame:
+    """A frame behind its net header."""
+    data = body[HEADER.size :]
+    return Frame((data,), len(data), Offload.unpack(bytes(body[: HEADER.size])))
 
 
 class Acquaintance:
@@ -91,7 +111,7 @@ class Acquaintance:
         self._now = now
         self._finished = finished
         self._ends: tuple[str, str] | None = None
-        self._first: tuple[Offload, View] | None = None
+        self._first: Frame | None = None
         self.reset(None)
 
     def reset(self, ends: tuple[str, str] | None) -> None:
@@ -136,39 +156,51 @@ class Acquaintance:
 
     # Listening
 
-    def open(self, capsule: View) -> Frame | None:
-        """The frame in a capsule, if there is one; what is malformed or not for us is counted."""
+    def open(self, capsule: View, frames: list[Frame]) -> None:
+        """Add what is in a capsule to ``frames``; what is malformed or not for us is counted."""
+        if len(capsule) < OVERHEAD:
+            self._port.drops["malformed capsule"] += 1
+            return
         kind, flags = capsule[SIGNED], capsule[SIGNED + 1]
         body = capsule[HEAD:]
         if kind == HELLO:
             self._on_hello(bytes(body[:MEETING_BYTES]), flags)
-            return None
-        frame = None
-        if kind == REST:
-            frame = self._join(body)
-        elif kind in (WHOLE, FIRST) and len(body) > HEADER.size:
-            offload = Offload.unpack(bytes(body[: HEADER.size]))
-            data = body[HEADER.size :]
-            if kind == FIRST:
-                self._first = (offload, data)
-                return None
-            frame = Frame((data,), len(data), offload)
-        if frame is None or frame.length > MAX_FRAME:
-            self._port.drops["malformed capsule"] += 1
-            return None
-        return frame
+        elif kind == FIRST:
+            self._first = _frame(body)
+        elif kind == BUNDLE:
+            self._unbundle(body, frames)
+        else:
+            self._take(_frame(body) if kind == WHOLE else self._join(kind, body), frames)
 
-    def _join(self, rest: View) -> Frame | None:
-        if self._first is None:
+    def _take(self, frame: Frame | None, frames: list[Frame]) -> None:
+        if frame is None or not 0 < frame.length <= MAX_FRAME:
+            self._port.drops["malformed capsule"] += 1
+        else:
+            frames.append(frame)
+
+    def _unbundle(self, body: View, frames: list[Frame]) -> None:
+        at, end = 0, len(body)
+        unpack = BUNDLED_LENGTH.unpack_from
+        while at + 2 <= end:
+            (length,) = unpack(body, at)
+            after = at + 2 + length
+            if not length or after > end:
+                self._port.drops["malformed capsule"] += 1
+                return
+            frames.append(Frame((body[at + 2 : after],), length))
+            at = after
+
+    def _join(self, kind: int, rest: View) -> Frame | None:
+        """The frame that began with the last ``FIRST``, if this is the rest of one."""
+        first, self._first = self._first, None
+        if first is None or kind != REST:
             return None
-        (offload, data), self._first = self._first, None
-        return Frame((data, rest), len(data) + len(rest), offload)
+        return Frame((*first.views, rest), first.length + len(rest), first.offload)
 
     def keep_piece(self) -> None:
         """The memory of what was read is about to be used again: copy a piece that waits."""
         if self._first is not None:
-            offload, data = self._first
-            self._first = (offload, memoryview(bytes(data)))
+            self._first = self._first.copy()
 
     def _on_hello(self, said: bytes, flags: int) -> None:
         if self._ends is None or said != meeting(*reversed(self._ends)):
