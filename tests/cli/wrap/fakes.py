@@ -48,8 +48,8 @@ def qemu_11_1() -> Abilities:
         default_machine="pc-i440fx-11.1",
         machines={"pc": "pc.ram", "pc-i440fx-11.1": "pc.ram", "q35": "pc.ram"},
         vfio_user=True,
-        pci_drivers=["e1000", "e1000-82544gc", "e1000-82545em", "rtl8139", "virtio-blk-pci",
-                     "virtio-net-pci", "virtio-rng-pci"],
+        pci_drivers=["e1000", "e1000-82544gc", "e1000-82545em", "e1000e", "rtl8139",
+                     "virtio-blk-pci", "virtio-net-pci", "virtio-rng-pci"],
     )  # fmt: skip
 
 
@@ -63,7 +63,9 @@ class FakeHost(Host):
     limit: int | None = None
     config: str = ""
     kvm: bool = False
-    roms: dict[str, bytes] = field(default_factory=lambda: {"efi-e1000.rom": b"a ROM"})
+    roms: dict[str, bytes] = field(
+        default_factory=lambda: {"efi-e1000.rom": b"a ROM", "efi-e1000e.rom": b"a ROM"}
+    )
     asked: list[str] = field(default_factory=list)
 
     def find(self, word: str) -> Program:

@@ -104,6 +104,27 @@ LINES = {
         1,
     ),
     "set": (f"{NET} -device e1000,netdev=u,id=n -set device.n.addr=9 -device rtl8139", 1),
+    "82574L": (f"{NET} -device e1000e,netdev=u", 1),
+    "82574L on q35": (f"-M q35 {NET} -device e1000e,netdev=u -device virtio-rng-pci", 1),
+    "82574L behind a root port": (
+        f"-M q35 -device pcie-root-port,id=r {NET} -device e1000e,netdev=u,bus=r,bootindex=1 "
+        "-device rtl8139",
+        1,
+    ),
+    "82574L and all that it has": (
+        f"{NET} -device e1000e,netdev=u,id=n,addr=9,subsys=0x1234,subsys_ven=0x5678,init-vet=off,"
+        "disable_vnet_hdr=1,migrate-timadj=off,romsize=0x80000,x-max-bounce-buffer-size=8k",
+        1,
+    ),
+    "82574L as -nic": ("-M q35 -nic user,model=e1000e -device virtio-rng-pci", 1),
+    "82574L beside an 82540EM": (
+        f"{NET} -device e1000e,netdev=u -netdev user,id=v -device e1000,netdev=v -device rtl8139",
+        2,
+    ),
+    "82574L with globals": (
+        f"-global e1000e.rombar=0 -global e1000e.subsys=7 {NET} -device e1000e,netdev=u",
+        1,
+    ),
 }
 
 

@@ -14,7 +14,7 @@ from tests.cli.wrap.fakes import FakeHost, composed, config, decide, qemu_7_2, q
 from vmwire.cli.wrap.explain import explanation, summary
 
 NET = "-netdev user,id=u"
-FAMILY = ("e1000", "e1000-82544gc", "e1000-82545em")
+FAMILY = ("e1000", "e1000-82544gc", "e1000-82545em", "e1000e")
 
 
 def device(line: str) -> dict[str, Any]:
