@@ -177,10 +177,10 @@ def test_what_came_before_the_peer_left_is_not_lost_while_the_wire_refuses(bed: 
 
 
 def test_a_socket_that_is_full_refuses_and_sends_on_in_mid_frame(bed: Bed) -> None:
-    sent = [bytes([n]) * 30000 for n in range(50)]
+    sent = [bytes([n]) * 60000 for n in range(200)]
     waiting = [Frame.of(data) for data in sent]
     del waiting[: bed.end.port.send(waiting)]
-    assert 0 < len(waiting) < 50
+    assert 0 < len(waiting) < 200
     got = b""
     while waiting:
         bed.end.heard.clear()
