@@ -36,9 +36,9 @@ SHARED = (
 
 
 @contextlib.contextmanager
-def iperf_server() -> Iterator[int]:
+def iperf_server(address: str = "127.0.0.1") -> Iterator[int]:
     port = free_port()
-    command = ["iperf3", "-s", "-B", "127.0.0.1", "-p", str(port)]
+    command = ["iperf3", "-s", "-B", address, "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         time.sleep(0.3)
@@ -84,18 +84,27 @@ def passt(*options: str) -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+def kernel_words(card: str) -> str:
+    """What tells the guest to load the card's driver."""
+    return "" if card == VIRTIO else f"vmwire.modules={card.partition('-')[0]}"
+
+
+def is_taken(guest: Machine) -> bool:
+    """Whether somebody outside of QEMU serves the card or its frames."""
+    devices = guest.qmp.hmp("info network") + guest.qmp.hmp("info qtree")
+    return "vhost-user" in devices or "vfio-user-pci" in devices
+
+
 def contestants(qemu: str, port: int, seconds: float, card: str) -> dict[str, pairs.Measure]:
     device = ["-device", f"{card},netdev=n"]
     user = ["-netdev", "user,id=n", *device]
-    driver = "" if card == VIRTIO else f"vmwire.modules={card.partition('-')[0]}"
+    driver = kernel_words(card)
 
     def boot(network: list[str], *, prefix: bool = False, shared: bool = False) -> pairs.Figures:
         words = [str(ROOT / "vmwire")] if prefix else []
         memory = (*MEMORY, *(SHARED if shared else ()))
         with Machine(qemu, network, prefix=words, memory=memory, kernel_words=driver) as guest:
-            devices = guest.qmp.hmp("info network") + guest.qmp.hmp("info qtree")
-            taken = "vhost-user" in devices or "vfio-user-pci" in devices
-            assert prefix == (taken and not shared), f"not what was to be measured: {devices}"
+            assert prefix == (is_taken(guest) and not shared), "not what was to be measured"
             return in_guest(guest, port, seconds)
 
     def passt_stream() -> pairs.Figures:
