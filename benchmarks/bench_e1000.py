@@ -1,18 +1,22 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the e1000 costs by itself: on the bench, without a virtual machine and without system calls.
+"""What an Intel card costs by itself: on the bench, without a virtual machine or system calls.
 
 The driver's side prepares the rings; only the accesses that make the card work are timed.
 Microseconds per frame (or access, or interrupt), median and best of many rounds, and what the
 median makes a second. Below that, how many register accesses a driver like Linux's needs a frame.
 
-    python benchmarks/bench_e1000.py [--profile CASE]
+    python benchmarks/bench_e1000.py [--card e1000|e1000e] [--profile CASE]
+
+The 82574L is driven with extended descriptors, as by Linux.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,7 +24,8 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 from benchmarks.cases import Cases, run  # noqa: E402
 from vmwire.bench import e1000_spec as spec  # noqa: E402
-from vmwire.bench.e1000 import Context, E1000Driver  # noqa: E402
+from vmwire.bench.e1000 import Context, E1000Driver, E1000Registers  # noqa: E402
+from vmwire.bench.e1000e import EXTENDED, E1000eDriver  # noqa: E402
 from vmwire.bench.machine import Bench  # noqa: E402
 from vmwire.wire.frame import F_NEEDS_CSUM, GSO_TCPV4, NO_OFFLOAD, Frame, Offload  # noqa: E402
 from vmwire.wire.port import EVERYTHING, Port  # noqa: E402
@@ -36,15 +41,20 @@ SUPERFRAME = 54 + 44 * 1448
 RING = 256
 
 
+Drivers = Mapping[str, Callable[..., E1000Driver | E1000eDriver]]
+DRIVERS: Drivers = {"e1000": E1000Driver, "e1000e": partial(E1000eDriver, layout=EXTENDED)}
+
+
 class Rig:
     """One card and its driver."""
 
     frames = 1
+    card = "e1000"
 
-    def __init__(self, driver: type[E1000Driver] = E1000Driver) -> None:
+    def __init__(self, drivers: Drivers | None = None) -> None:
         self.pc = Bench(32 << 20)
-        self.nic = self.pc.plug("e1000", mac=MAC, addr=4)
-        self.driver = driver(self.pc, 4, ring=RING)
+        self.nic = self.pc.plug(self.card, mac=MAC, addr=4)
+        self.driver = (drivers or DRIVERS)[self.card](self.pc, 4, ring=RING)
         self.driver.start(receive=spec.RCTL_BAM | spec.RCTL_SECRC)
         self.driver.write(spec.RXCSUM, spec.RXCSUM_IP | spec.RXCSUM_TCP_UDP)
         self.nic.wire.port.disconnect()
@@ -165,7 +175,7 @@ CASES: Cases = {
 }
 
 
-class CountingDriver(E1000Driver):
+class Counting(E1000Registers):
     """Counts its accesses of registers."""
 
     reads = 0
@@ -180,15 +190,29 @@ class CountingDriver(E1000Driver):
         super().write(register, value)
 
 
+class CountingE1000(Counting, E1000Driver):
+    """The 8254x's."""
+
+
+class CountingE1000e(Counting, E1000eDriver):
+    """The 82574L's."""
+
+
+COUNTING: Drivers = {
+    "e1000": CountingE1000,
+    "e1000e": partial(CountingE1000e, layout=EXTENDED),
+}
+
+
 def accesses(frames: int) -> tuple[float, float, float, float]:
     """Reads and writes a frame of a driver like Linux's, ``frames`` an interrupt: out, then in.
 
     Out: one tail for the batch; the interrupt's read of the causes, mask, unmask. In: the same,
     and one tail for each 16 buffers given back.
     """
-    case = Rig(CountingDriver)
+    case = Rig(COUNTING)
     driver = case.driver
-    assert isinstance(driver, CountingDriver)
+    assert isinstance(driver, CountingE1000 | CountingE1000e)
     driver.write(spec.IMS, spec.ICR_TXDW | spec.ICR_RXT0)
     found = []
     for sending in (True, False):
@@ -212,8 +236,12 @@ def accesses(frames: int) -> tuple[float, float, float, float]:
 
 
 def main() -> None:
-    title = "microseconds per frame, access or interrupt"
-    if not run("what a frame costs in the e1000", title, CASES):
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--card", choices=list(DRIVERS), default=Rig.card)
+    options, words = parser.parse_known_args()
+    Rig.card = options.card
+    title = f"{Rig.card}: microseconds per frame, access or interrupt"
+    if not run("what a frame costs in an Intel card (--card e1000 or e1000e)", title, CASES, words):
         return
     print(f"\n{'register accesses per frame':42} out: reads  writes    in: reads  writes")
     for frames in (1, 8, 64):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 SECONDS = 0.4
@@ -64,11 +64,11 @@ def table(title: str, cases: Cases) -> None:
         print(f"{name:42} {median:7.2f} {costs[0]:7.2f} {1e6 / median:10,.0f}", flush=True)
 
 
-def run(description: str, title: str, cases: Cases) -> bool:
-    """Do what the command line asks for: one case's profile, or (True) the table."""
+def run(description: str, title: str, cases: Cases, words: Sequence[str] | None = None) -> bool:
+    """Do what ``words`` (the command line) ask for: one case's profile, or (True) the table."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--profile", metavar="CASE", choices=list(cases))
-    chosen = parser.parse_args().profile
+    chosen = parser.parse_args(words).profile
     if chosen:
         profile(cases[chosen]())
         return False
