@@ -93,7 +93,7 @@ def test_answers_have_qemus_form(peer: Peer, line: str, answer: str) -> None:
     ("set_irq_in ioapic unnamed-gpio-in 24 1", "FAIL Unknown device"),
     ("clock_step 0", "FAIL could not advance time"),
     ("clock_step -5", "FAIL could not advance time"),
-    ("clock_set 0", "FAIL 0"),
+    ("clock_set -1", "'-1' is no number"),
 ])  # fmt: skip
 def test_what_makes_no_sense_fails_and_the_next_command_is_answered(
     peer: Peer, line: str, text: str
@@ -164,6 +164,12 @@ def test_a_timer_interrupts_while_the_clock_is_stepped_on(peer: Peer) -> None:
 def test_a_step_to_the_next_timer_ends_at_the_pcs_tick(peer: Peer) -> None:
     assert [peer.ask("clock_step") for _ in range(3)] == [
         ["OK 27462700"], ["OK 54925401"], ["OK 82388101"],
+    ]  # fmt: skip
+
+
+def test_a_clock_does_not_go_back(peer: Peer) -> None:
+    assert [peer.ask(f"clock_set {ns}") for ns in (0, 7, 7, 5)] == [
+        ["OK 0"], ["OK 7"], ["OK 7"], ["FAIL 7"],
     ]  # fmt: skip
 
 

@@ -104,10 +104,11 @@ class QtestSession:
             words = ["clock_step", str(self._next_ns() - before)]
         elif words[0] == "clock_step" and words[1].startswith("-"):
             words = ["clock_step", "0"]
-        commands.execute(self._pc, " ".join(words))
-        if self._pc.now_ns > before:
-            return f"OK {self._pc.now_ns}"
-        return "FAIL could not advance time" if words[0] == "clock_step" else f"FAIL {before}"
+        answer = commands.execute(self._pc, " ".join(words))
+        if words[0] == "clock_set":
+            there = commands.number(words[1]) == self._pc.now_ns
+            return answer if there else f"FAIL {self._pc.now_ns}"
+        return answer if self._pc.now_ns > before else "FAIL could not advance time"
 
     def _next_ns(self) -> int:
         due = self._pc.timers.next_deadline()

@@ -19,7 +19,7 @@ class Board:
         self, memory: AddressSpace, ports: AddressSpace, ram: Ram, lines: IrqLines
     ) -> None:
         self.fw_cfg = FwCfg(ram.size, ram.read, ram.write)
-        self.chipset = Chipset(lines, ports)
+        self.chipset = Chipset(lines, ports, ram.size)
         ports.windows += self.fw_cfg.windows()
         self.pci = PciHost(memory, ports, self.chipset)
 

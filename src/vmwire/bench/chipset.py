@@ -29,6 +29,8 @@ HEADER_TYPE = 0x0E
 PIRQ_ROUTES = 0x60
 PIRQ_OFF = 0x80
 ISA_LINES = 16
+ROW_BYTES = 8 << 20
+"""What the host bridge counts RAM in."""
 RESET_CPU = 0x04
 GPE_PORT = 0xAFE0
 HOTPLUG_PORT = 0xAE00
@@ -82,8 +84,9 @@ class BuiltIn:
         self.written()
 
 
-def _host_bridge() -> BuiltIn:
-    return BuiltIn(_bridge(0x1237, 2, 0x060000, 0), {0x57: 0x10, 0x72: 0x02})
+def _host_bridge(ram_size: int) -> BuiltIn:
+    rows = min(ram_size // ROW_BYTES, 0xFF)
+    return BuiltIn(_bridge(0x1237, 2, 0x060000, 0), {0x57: rows, 0x72: 0x02})
 
 
 def _isa_bridge() -> BuiltIn:
@@ -106,12 +109,12 @@ def _power_management() -> BuiltIn:
 class Chipset:
     """The functions by place, the routing of PCI's interrupts, and ACPI's hotplug."""
 
-    def __init__(self, lines: IrqLines, ports: AddressSpace) -> None:
+    def __init__(self, lines: IrqLines, ports: AddressSpace, ram_size: int) -> None:
         self.lines = lines
         self._isa = _isa_bridge()
         self._isa.written = self._route
         self.functions: dict[int, BuiltIn] = {
-            0x00: _host_bridge(),
+            0x00: _host_bridge(ram_size),
             0x08: self._isa,
             0x09: _ide(),
             0x0B: _power_management(),
@@ -145,17 +148,19 @@ class Chipset:
         self._route()
 
     def _route(self) -> None:
-        """Lead PCI's lines where the ISA bridge says."""
-        for number in range(4):
-            route = self._isa.config.read(PIRQ_ROUTES + number, 1)
-            led_to = route if route < ISA_LINES and self._up[number] else None
-            before = self._led_to[number]
-            if led_to != before:
-                self._led_to[number] = led_to
-                if before is not None:
-                    self.lines.set(before, number, False)
-                if led_to is not None:
-                    self.lines.set(led_to, number, True)
+        """Lead PCI's lines where the ISA bridge says. What rises does so before anything falls."""
+        before = self._led_to
+        routes = [self._isa.config.read(PIRQ_ROUTES + number, 1) for number in range(4)]
+        self._led_to = [
+            route if route < ISA_LINES and up else None
+            for route, up in zip(routes, self._up, strict=True)
+        ]
+        for number, line in enumerate(self._led_to):
+            if line is not None:
+                self.lines.set(line, number, True)
+        for number, line in enumerate(before):
+            if line is not None and line != self._led_to[number]:
+                self.lines.set(line, number, False)
 
     # Port 0xCF9
 

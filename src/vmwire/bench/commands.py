@@ -60,7 +60,8 @@ def execute(pc: Bench, line: str) -> str:
         raise ScriptError(f"'{line[:80]}': {error}") from error
 
 
-def _number(word: str) -> int:
+def number(word: str) -> int:
+    """A number as it is written in a command."""
     if not _NUMBER.fullmatch(word):
         raise ScriptError(f"'{word}' is no number (decimal, or hexadecimal with 0x)")
     if word[0] == "0" and word.isdecimal():  # as C reads it, and so QEMU
@@ -69,7 +70,7 @@ def _number(word: str) -> int:
 
 
 def _length(word: str) -> int:
-    length = _number(word)
+    length = number(word)
     if not 0 < length <= MOST_BYTES:
         raise ScriptError(f"a length of {length} isn't between 1 and {MOST_BYTES}")
     return length
@@ -98,21 +99,21 @@ def _card(pc: Bench, name: str) -> Nic:
 
 
 def _in(name: str) -> tuple[str, Verb]:
-    return "PORT", lambda pc, words: port_answer(getattr(pc, name)(_number(words[0])))
+    return "PORT", lambda pc, words: port_answer(getattr(pc, name)(number(words[0])))
 
 
 def _out(name: str) -> tuple[str, Verb]:
     most = (1 << 8 * SIZES[name[-1]]) - 1
 
     def verb(pc: Bench, words: list[str]) -> str:
-        getattr(pc, name)(_number(words[0]), _number(words[1]) & most)
+        getattr(pc, name)(number(words[0]), number(words[1]) & most)
         return ""
 
     return "PORT VALUE", verb
 
 
 def _load(name: str) -> tuple[str, Verb]:
-    return "ADDRESS", lambda pc, words: memory_answer(getattr(pc, name)(_number(words[0])))
+    return "ADDRESS", lambda pc, words: memory_answer(getattr(pc, name)(number(words[0])))
 
 
 def _store(name: str) -> tuple[str, Verb]:
@@ -120,7 +121,7 @@ def _store(name: str) -> tuple[str, Verb]:
 
 
 def _read(pc: Bench, words: list[str]) -> str:
-    return f"0x{pc.read(_number(words[0]), _length(words[1])).hex()}"
+    return f"0x{pc.read(number(words[0]), _length(words[1])).hex()}"
 
 
 def _write(pc: Bench, words: list[str]) -> str:
@@ -130,7 +131,7 @@ def _write(pc: Bench, words: list[str]) -> str:
 
 
 def _b64read(pc: Bench, words: list[str]) -> str:
-    return base64.b64encode(pc.read(_number(words[0]), _length(words[1]))).decode()
+    return base64.b64encode(pc.read(number(words[0]), _length(words[1]))).decode()
 
 
 def _b64write(pc: Bench, words: list[str]) -> str:
@@ -144,12 +145,12 @@ def _b64write(pc: Bench, words: list[str]) -> str:
 def _put(pc: Bench, words: list[str], data: bytes) -> str:
     """Write as many bytes as the length says: QEMU fills up with zeros, or leaves the rest out."""
     length = _length(words[1])
-    pc.write(_number(words[0]), data[:length].ljust(length, b"\0"))
+    pc.write(number(words[0]), data[:length].ljust(length, b"\0"))
     return ""
 
 
 def _memset(pc: Bench, words: list[str]) -> str:
-    pc.memset(_number(words[0]), _length(words[1]), _number(words[2]))
+    pc.memset(number(words[0]), _length(words[1]), number(words[2]))
     return ""
 
 
@@ -157,11 +158,11 @@ def _memset(pc: Bench, words: list[str]) -> str:
 
 
 def _clock_step(pc: Bench, words: list[str]) -> str:
-    return str(pc.clock_step(_number(words[0]) if words else None))
+    return str(pc.clock_step(number(words[0]) if words else None))
 
 
 def _clock_set(pc: Bench, words: list[str]) -> str:
-    return str(pc.clock_set(_number(words[0])))
+    return str(pc.clock_set(number(words[0])))
 
 
 # --- interrupts
@@ -184,10 +185,10 @@ def _intercept(inward: bool) -> tuple[str, Verb]:
 
 
 def _set_irq_in(pc: Bench, words: list[str]) -> str:
-    number = _number(words[2])
-    if words[:2] != [IO_APIC, "unnamed-gpio-in"] or number >= LINES:
+    line = number(words[2])
+    if words[:2] != [IO_APIC, "unnamed-gpio-in"] or line >= LINES:
         raise ScriptError("Unknown device")
-    pc.drive_line(number, _number(words[3]) != 0)
+    pc.drive_line(line, number(words[3]) != 0)
     return ""
 
 

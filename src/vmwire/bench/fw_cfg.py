@@ -62,6 +62,11 @@ class FwCfg:
         self._at = 0
         self._dma_high = 0
 
+    def set_cpus(self, now: int, most: int) -> None:
+        """Say how many CPUs there are and can be (none of which anybody has seen)."""
+        self.items[CPUS] = now.to_bytes(2, "little")
+        self.items[MAX_CPUS] = most.to_bytes(2, "little")
+
     def add_file(self, name: str, data: bytes) -> None:
         """Add a named item, or replace it."""
         self._files.setdefault(name, FIRST_FILE + len(self._files))

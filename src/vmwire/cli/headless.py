@@ -28,6 +28,7 @@ from vmwire.monitor.machine import OnEvent, PciFunctionView
 from vmwire.network import Network
 
 MOST_TURNS = 64
+ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PERIPHERAL = "/machine/peripheral/"
 
 
@@ -129,6 +130,8 @@ class Headless:
             self.turn(None)
         for stream in self.streams:
             stream.flush()
+        for number in ENDINGS:  # it ends already: a second word must not make that a failure
+            signal.signal(number, signal.SIG_IGN)
 
     def open(self) -> None:
         """Reach whoever drives the machine; it runs from now on."""
@@ -162,7 +165,7 @@ class Headless:
             self.ending = True
             self.network.loop.post(_wake)
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in ENDINGS:
             signal.signal(number, end)
 
     def close(self) -> None:

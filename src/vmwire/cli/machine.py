@@ -21,6 +21,7 @@ from vmwire import catalogue
 from vmwire.attach.chardev import Chardev, read_chardev, read_short
 from vmwire.attach.qtest import QtestSession
 from vmwire.bench.machine import RAM_SIZE, Bench
+from vmwire.cli.firmware import Setting, take_boot, take_cpus, take_item, take_uuid
 from vmwire.cli.headless import Headless
 from vmwire.errors import ConfigError
 from vmwire.monitor.monitor import Monitor
@@ -29,9 +30,9 @@ from vmwire.options.syntax import OptionList, parse_list
 from vmwire.options.table import naming
 
 WITHOUT_MEANING = {
-    "audio": ("none",), "boot": (), "cpu": (), "display": ("none",), "monitor": ("none", "null"),
+    "audio": ("none",), "cpu": (), "display": ("none",), "monitor": ("none", "null"),
     "msg": (), "net": ("none",), "nic": ("none",), "parallel": ("none", "null"),
-    "serial": ("none", "null"), "smp": (), "vga": ("none",),
+    "serial": ("none", "null"), "vga": ("none",),
 }  # fmt: skip
 """Options about what this machine hasn't got, and the values that say so (none here: any will do,
 for there is no CPU to feel it)."""
@@ -57,6 +58,7 @@ class CommandLine:
     monitors: list[Chardev | str] = field(default_factory=list)
     name: str | None = None
     stopped: bool = False
+    firmware: list[Setting] = field(default_factory=list)
 
 
 def main(argv: list[str]) -> int:
@@ -174,6 +176,10 @@ def _plain(value: str, implied: str) -> OptionList:
     return parse_list(value, implied)
 
 
+def _firmware(take: Callable[[str], Setting]) -> Callable[[CommandLine, str], None]:
+    return lambda asked, value: asked.firmware.append(take(value))
+
+
 def _setter(name: str) -> Callable[[CommandLine, str], None]:
     return lambda asked, value: setattr(asked, name, value)
 
@@ -181,8 +187,10 @@ def _setter(name: str) -> Callable[[CommandLine, str], None]:
 TAKERS: dict[str, Callable[[CommandLine, str], None]] = {
     "M": _take_machine,
     "accel": _take_accel,
+    "boot": _firmware(take_boot),
     "chardev": _take_chardev,
     "device": lambda asked, value: asked.devices.append(value),
+    "fw_cfg": _firmware(take_item),
     "m": _take_ram,
     "machine": _take_machine,
     "mon": _take_monitor,
@@ -191,6 +199,8 @@ TAKERS: dict[str, Callable[[CommandLine, str], None]] = {
     "qmp": _take_qmp,
     "qtest": _take_qtest,
     "qtest-log": _setter("qtest_log"),
+    "smp": _firmware(take_cpus),
+    "uuid": _firmware(take_uuid),
 }
 
 
@@ -200,6 +210,9 @@ TAKERS: dict[str, Callable[[CommandLine, str], None]] = {
 def build(asked: CommandLine, machine: Headless) -> None:
     """Put everything into the machine."""
     network = machine.network
+    if machine.pc.board is not None:
+        for setting in asked.firmware:
+            setting(machine.pc.board.fw_cfg)
     for text in asked.netdevs:
         with naming(f"-netdev {text}"):
             network.add(catalogue.parse("netdev", text))
