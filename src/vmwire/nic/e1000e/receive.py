@@ -54,6 +54,7 @@ RFCTL = R.RFCTL.index
 RXCSUM = R.RXCSUM.index
 RSRPD = R.RSRPD.index
 RAID = R.RAID.index
+MRQC = R.MRQC.index
 PSRCTL = R.PSRCTL.index
 VET = R.VET.index
 TSYNCRXCTL = R.TSYNCRXCTL.index
@@ -125,6 +126,8 @@ class ExtendedReceiver(Receiver):
         if words[TSYNCRXCTL] & TSYNC_ENABLED and self._sync.stamp_received(data):
             status |= TST
         if rxcsum & RXCSUM_PCSD:
+            if not words[MRQC]:
+                return mrq, 0, status
             kind, number = self._scaling.hash_of(data)
             return mrq | kind, number, status
         found = headers.parse(data)
