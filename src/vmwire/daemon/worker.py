@@ -184,6 +184,7 @@ class Worker:
             self._control.close()
         if self._network is not None:
             self._network.close()
+        self._calls.close()
 
     def _watch(self, source: Any, handler: Callable[[], None]) -> None:
         self._selector.register(source, selectors.EVENT_READ, handler)
