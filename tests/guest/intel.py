@@ -26,7 +26,7 @@ SIBLINGS_LONG = [
     pytest.param(name, marks=() if name in USUAL else pytest.mark.long) for name in DEVICES
 ]
 """One card of each chip in the usual run, all of them in the long one: what differs between
-siblings is little, and watched for all by the fast tests and by network boot."""
+siblings is little, and watched for all by the fast tests."""
 E1000E_LONG = [
     pytest.param(name, marks=pytest.mark.long if name == "e1000e" else ())
     for name in ("e1000", "e1000e")

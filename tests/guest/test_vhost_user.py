@@ -1,6 +1,10 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""Unmodified guests on one wire through vhost-user cards, with no other network between them."""
+"""Unmodified guests on one wire through vhost-user cards, with no other network between them.
+
+Two guests have a card of each kind of ``SETS``, each kind on a wire of its own; most tests share
+these two.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,25 +39,24 @@ RECEIVE = (
 
 
 class Wire:
-    """A hub with vhost-user cards, run by an engine of its own."""
+    """Hubs with vhost-user cards, run by an engine of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.loop = Loop()
-        self.hub = Hub("hub")
+        self.hubs: dict[int, Hub] = {}
         self.cards: dict[str, VhostUserNic] = {}
         self._thread = threading.Thread(target=self.loop.run)
         self._thread.start()
 
-    def add(self, name: str, **options: object) -> str:
-        """Add a card; return its socket's path."""
+    def add(self, name: str, hub: int = 0, **options: Any) -> str:
+        """Add a card to a hub; return its socket's path."""
         path = str(self.folder / f"{name}.sock")
 
         def add() -> None:
-            record = VirtioNetPciOptions(id=name, socket=path, **options)  # type: ignore[arg-type]
-            card = VhostUserNic(record)
+            card = VhostUserNic(VirtioNetPciOptions(id=name, socket=path, **options))
             card.open(Host(self.loop))
-            self.hub.add_port(name).connect(card.port)
+            self.hubs.setdefault(hub, Hub(f"hub{hub}")).add_port(name).connect(card.port)
             self.cards[name] = card
 
         self.loop.call(add)
@@ -63,13 +68,13 @@ class Wire:
         def remove() -> None:
             card = self.cards.pop(name)
             card.close()
-            peer = card.port.peer
-            assert peer is not None
-            self.hub.remove_port(peer)
+            (port,) = (p for hub in self.hubs.values() for p in hub.ports if p.name == name)
+            for hub in self.hubs.values():
+                hub.remove_port(port)
 
         self.loop.call(remove)
 
-    def stats(self, name: str) -> dict[str, object]:
+    def stats(self, name: str) -> dict[str, Any]:
         return self.loop.call(self.cards[name].stats)
 
     def close(self) -> None:
@@ -87,6 +92,7 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
     it.close()
 
 
+@cache
 def version(qemu: str) -> int:
     said = subprocess.run([qemu, "--version"], capture_output=True, text=True, timeout=20).stdout
     found = re.search(r"version (\d+)", said)
@@ -94,48 +100,41 @@ def version(qemu: str) -> int:
     return int(found[1])
 
 
-def machine(
-    qemu: str,
-    path: str,
-    number: int,
-    properties: str = "",
-    queues: int = 1,
-    extra: tuple[str, ...] = (),
-) -> Machine:
-    """A guest with one card, whose address ends in ``number``."""
+def card_words(qemu: str, path: str, number: int, kind: int, properties: str) -> list[str]:
+    """What a machine says of one card."""
     reconnect = "reconnect=1" if version(qemu) < 9 else "reconnect-ms=300"
     if version(qemu) < 8:
         properties += ",vectors=0"  # 7.2 crashes with MSI-X under TCG
-    network = [
-        *("-chardev", f"socket,id=c,path={path},{reconnect}"),
-        *("-netdev", f"vhost-user,id=u,chardev=c,queues={queues}"),
-        *("-device", f"virtio-net-pci,netdev=u,mac=52:54:00:00:00:0{number}{properties}"),
+    queues = 2 if "mq=on" in properties else 1
+    mac = f"52:54:00:00:{kind:02x}:{number:02x}"
+    return [
+        *("-chardev", f"socket,id=c{kind},path={path},{reconnect}"),
+        *("-netdev", f"vhost-user,id=u{kind},chardev=c{kind},queues={queues}"),
+        *("-device", f"virtio-net-pci,netdev=u{kind},mac={mac}{properties}"),
     ]
+
+
+def machine(qemu: str, network: list[str], extra: tuple[str, ...] = (), cpus: int = 1) -> Machine:
+    """A guest that shares its memory."""
     memory = ["-m", "192", "-object", "memory-backend-memfd,id=m,size=192M,share=on"]
     return Machine(
-        qemu, network, memory=[*memory, "-machine", "memory-backend=m"], extra=extra, cpus=queues
+        qemu, network, memory=[*memory, "-machine", "memory-backend=m"], extra=extra, cpus=cpus
     )
 
 
-def bring_up(guest: Machine, number: int) -> None:
-    guest.check(f"ip addr add 10.1.0.{number}/24 dev eth0 && ip link set eth0 up")
+def lone_card(qemu: str, wire: Wire, name: str, number: int, *extra: str) -> Machine:
+    """A guest with one plain card."""
+    return machine(qemu, card_words(qemu, wire.add(name), number, 0, ""), extra)
 
 
-@contextmanager
-def pair(
-    qemu: str, wire: Wire, properties: str = "", queues: int = 1
-) -> Iterator[tuple[Machine, Machine]]:
-    """Two booted guests, 10.1.0.1 and 10.1.0.2."""
-    guests = [
-        machine(
-            qemu, wire.add(f"n{number}", mq=queues > 1, queues=queues), number, properties, queues
-        )
-        for number in (1, 2)
-    ]
-    with both(*guests) as (one, two):
-        bring_up(one, 1)
-        bring_up(two, 2)
-        yield one, two
+def bring_up(guest: Machine, number: int, kind: int = 0) -> None:
+    """Give a card its address, 10.1.KIND.NUMBER."""
+    card = f"eth{kind}"
+    guest.check(f"ip addr replace 10.1.{kind}.{number}/24 dev {card} && ip link set {card} up")
+
+
+def pings(guest: Machine, address: str) -> bool:
+    return "0% packet loss" in guest.check(f"ping -c 3 -i 0.2 {address}")
 
 
 def transfer(sender: Machine, receiver: Machine, address: str) -> None:
@@ -164,56 +163,95 @@ SETS = {
 }
 
 
-@pytest.mark.parametrize("properties", SETS.values(), ids=SETS)
-def test_files_pass_whole_between_guests(qemu: str, wire: Wire, properties: str) -> None:
-    with pair(qemu, wire, properties) as (one, two):
-        assert "0% packet loss" in one.check("ping -c 3 -i 0.2 10.1.0.2")
-        transfer(one, two, "10.1.0.2")
-        transfer(two, one, "10.1.0.1")
-        for name in ("n1", "n2"):
-            stats = wire.stats(name)
-            assert stats["drops"] == {}
-            assert stats["faults"] == stats["protocol_errors"] == 0
-            assert stats["memory_sealed"]
+@dataclass
+class Pair:
+    """Two guests with a card of each kind; ``bring_up`` comes before a kind is used."""
+
+    wire: Wire
+    one: Machine
+    two: Machine
+
+    def bring_up(self, kind: int = 0) -> None:
+        bring_up(self.one, 1, kind)
+        bring_up(self.two, 2, kind)
+
+
+@pytest.fixture(scope="module")
+def pair(qemu: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    wire = Wire(tmp_path_factory.mktemp("wire"))
+    guests = []
+    for number in (1, 2):
+        words = []
+        for kind, properties in enumerate(SETS.values()):
+            path = wire.add(f"n{number}.{kind}", kind)
+            words += card_words(qemu, path, number, kind, properties)
+        guests.append(machine(qemu, words))
+    try:
+        with both(*guests) as (one, two):
+            yield Pair(wire, one, two)
+    finally:
+        wire.close()
+
+
+@pytest.mark.parametrize("kind", range(len(SETS)), ids=SETS)
+def test_files_pass_whole_between_guests(pair: Pair, kind: int) -> None:
+    pair.bring_up(kind)
+    assert pings(pair.one, f"10.1.{kind}.2")
+    transfer(pair.one, pair.two, f"10.1.{kind}.2")
+    transfer(pair.two, pair.one, f"10.1.{kind}.1")
+    for number in (1, 2):
+        stats = pair.wire.stats(f"n{number}.{kind}")
+        assert stats["rx_bytes"] > MEGABYTES << 20
+        assert stats["drops"] == {}
+        assert stats["faults"] == stats["protocol_errors"] == 0
+        assert stats["memory_sealed"]
+
+
+def test_pausing_the_machine_pauses_the_network(pair: Pair) -> None:
+    pair.bring_up()
+    pair.two.qmp("stop")
+    assert pair.wire.stats("n2.0")["link"] is False
+    assert pair.one.run("ping -c 1 -W 1 10.1.0.2").status
+    pair.two.qmp("cont")
+    assert pings(pair.one, "10.1.0.2")
+
+
+def test_the_card_may_end_and_come_back(pair: Pair) -> None:
+    pair.bring_up()
+    for _ in range(2):
+        pair.wire.remove("n2.0")
+        assert pair.one.run("ping -c 1 -W 1 10.1.0.2").status
+        pair.wire.add("n2.0")
+        begin = time.monotonic()
+        pair.one.check("(for i in $(seq 40); do ping -c 1 -W 1 10.1.0.2 && exit; done; false)")
+        assert time.monotonic() - begin < 6
+
+
+def test_a_reboot_keeps_the_network(pair: Pair) -> None:
+    pair.bring_up()
+    pair.one.reboot()
+    bring_up(pair.one, 1)
+    assert pings(pair.one, "10.1.0.2")
+    transfer(pair.one, pair.two, "10.1.0.2")
+    assert pair.wire.stats("n1.0")["faults"] == 0
 
 
 def test_two_pairs_of_queues_carry_files(qemu: str, wire: Wire) -> None:
-    with pair(qemu, wire, ",mq=on", 2) as (one, two):
-        for guest in (one, two):
+    one, two = (
+        machine(
+            qemu,
+            card_words(qemu, wire.add(f"n{number}", mq=True, queues=2), number, 0, ",mq=on"),
+            cpus=2,
+        )
+        for number in (1, 2)
+    )
+    with both(one, two):
+        for number, guest in enumerate((one, two), 1):
+            bring_up(guest, number)
             guest.check("ethtool -L eth0 combined 2 2>/dev/null || true")
         transfer(one, two, "10.1.0.2")
         transfer(two, one, "10.1.0.1")
-        assert "mq" in wire.stats("n1")["features"]  # type: ignore[operator]
-
-
-def test_a_reboot_keeps_the_network(qemu: str, wire: Wire) -> None:
-    with pair(qemu, wire) as (one, two):
-        one.check("ping -c 1 10.1.0.2")
-        one.reboot()
-        bring_up(one, 1)
-        assert "0% packet loss" in one.check("ping -c 3 -i 0.2 10.1.0.2")
-        transfer(one, two, "10.1.0.2")
-        assert wire.stats("n1")["faults"] == 0
-
-
-def test_the_card_may_end_and_come_back(qemu: str, wire: Wire) -> None:
-    with pair(qemu, wire) as (one, _):
-        for _ in range(2):
-            wire.remove("n2")
-            assert one.run("ping -c 1 -W 1 10.1.0.2").status
-            wire.add("n2")
-            begin = time.monotonic()
-            one.check("(for i in $(seq 40); do ping -c 1 -W 1 10.1.0.2 && exit; done; false)")
-            assert time.monotonic() - begin < 6
-
-
-def test_pausing_the_machine_pauses_the_network(qemu: str, wire: Wire) -> None:
-    with pair(qemu, wire) as (one, two):
-        two.qmp("stop")
-        assert wire.stats("n2")["link"] is False
-        assert one.run("ping -c 1 -W 1 10.1.0.2").status
-        two.qmp("cont")
-        assert "0% packet loss" in one.check("ping -c 3 -i 0.2 10.1.0.2")
+        assert "mq" in wire.stats("n1")["features"]
 
 
 def test_a_guest_can_be_saved_and_restored(qemu: str, wire: Wire, tmp_path: Path) -> None:
@@ -221,8 +259,8 @@ def test_a_guest_can_be_saved_and_restored(qemu: str, wire: Wire, tmp_path: Path
     made = subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "512M"], timeout=20)
     assert made.returncode == 0
     drive = ("-drive", f"if=none,id=d,file={disk},format=qcow2")
-    one = machine(qemu, wire.add("n1"), 1, extra=drive)
-    two = machine(qemu, wire.add("n2"), 2)
+    one = lone_card(qemu, wire, "n1", 1, *drive)
+    two = lone_card(qemu, wire, "n2", 2)
     with both(one, two):
         bring_up(one, 1)
         bring_up(two, 2)
@@ -231,7 +269,7 @@ def test_a_guest_can_be_saved_and_restored(qemu: str, wire: Wire, tmp_path: Path
         one.check("echo after > /tmp/when; ping -c 3 -i 0.2 10.1.0.2")
         assert "Error" not in one.qmp.hmp("loadvm s", 60)
         assert one.check("cat /tmp/when") == "before"
-        assert "0% packet loss" in one.check("ping -c 3 -i 0.2 10.1.0.2")
+        assert pings(one, "10.1.0.2")
         transfer(two, one, "10.1.0.1")
         assert wire.stats("n1")["faults"] == 0
 
@@ -244,10 +282,10 @@ def test_a_guest_migrates_in_the_middle_of_a_transfer(
     All of memory is copied once before the data comes, and the receiving program is stopped: the
     data waits in the buffers that the card filled, whose pages only the card's log can tell of.
     """
-    one = machine(qemu, wire.add("n1"), 1)
-    two = machine(qemu, wire.add("n2"), 2)
+    one = lone_card(qemu, wire, "n1", 1)
+    two = lone_card(qemu, wire, "n2", 2)
     way = f"unix:{tmp_path}/migration"
-    target = machine(qemu, wire.add("n3"), 1, extra=("-incoming", way))
+    target = lone_card(qemu, wire, "n3", 1, "-incoming", way)
     try:
         with both(one, two):
             one.check("sysctl -w net.ipv4.tcp_rmem='4096 6291456 6291456'")
@@ -262,7 +300,7 @@ def test_a_guest_migrates_in_the_middle_of_a_transfer(
             migration.start(way)
             migration.wait(lambda: migration.passes > 2)
             two.check("((nc 10.1.0.1 5000 < /tmp/noise) >/dev/null 2>&1 &)")
-            migration.wait(lambda: int(str(wire.stats("n1")["rx_bytes"])) > 32 * 65536)
+            migration.wait(lambda: wire.stats("n1")["rx_bytes"] > 32 * 65536)
             migration.let_end()
             migration.wait_ended()
             target.check("kill -CONT $(pidof nc)")
