@@ -237,9 +237,10 @@ class Keeper:
 
     def succession_failed(self, reason: str) -> None:
         """The worker goes on."""
-        self._succession = None
-        self._log("error", f"upgrade failed: {reason}")
+        failed, self._succession = self._succession, None
         self.tell_worker({"resume": reason})
+        still = "" if failed is None else f" (the network stood still for {failed.still_ms:.1f} ms)"
+        self._log("error", f"upgrade failed: {reason}{still}")
 
     def succession_over(self, channel: Channel, pidfd: int, pid: int, kept: KeptFds) -> None:
         """The successor is the worker from now on, the one before is killed."""
@@ -255,8 +256,8 @@ class Keeper:
         if succeeded is None or self._channel is None:
             return
         self.job.upgrades += 1
-        still_ms = (time.monotonic() - succeeded.still_from) * 1000
-        self._log("info", f"the network was handed over; it stood still for {still_ms:.1f} ms")
+        still = f"it stood still for {succeeded.still_ms:.1f} ms"
+        self._log("info", f"the network was handed over; {still}")
         if self._old_pid is not None:
             os.waitpid(self._old_pid, 0)
             self._old_pid = None

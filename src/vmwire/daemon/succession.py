@@ -123,14 +123,18 @@ class Succession:
         self._channel.set_timeout(OPEN_S)
         self._pidfd = os.pidfd_open(self._pid)
         self._kept = KeptFds()
-        self.still_from = 0.0
-        """Since when the network stands still."""
+        self._still_from: float | None = None
         instance.watch(self._channel.fileno(), self._on_message)
         instance.watch(self._pidfd, self._on_gone)
         named = instance.handles.named()
         job = {"version": VERSION, "job": instance.job.to_data(), "handles": list(named)}
         self._tell(job, list(named.values()))
         self._wait(PREPARE_S, "is not ready to begin")
+
+    @property
+    def still_ms(self) -> float:
+        """For how long the network stands still by now."""
+        return 0.0 if self._still_from is None else (time.monotonic() - self._still_from) * 1000
 
     def _wait(self, seconds: float, what: str) -> None:
         reason = f"it {what} after {seconds:g} s"
@@ -155,7 +159,7 @@ class Succession:
         elif "drop" in message:
             self._kept.drop(message["drop"])
         elif "prepared" in message:
-            self.still_from = time.monotonic()
+            self._still_from = time.monotonic()
             self.instance.tell_worker({"quiesce": True})
             self._wait(QUIET_S, "had nothing to take over")
         elif "opened" in message:
