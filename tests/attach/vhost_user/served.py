@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.wire.boxes import End
 from vmwire.attach.vhost_user import VhostUserNic
+from vmwire.bus.virtio.vhost_user import VRING_STATE
 from vmwire.engine.host import FdStore, Host, NoStore
 from vmwire.engine.loop import Loop
 from vmwire.nic.options import VirtioNetPciOptions
@@ -75,8 +76,31 @@ class Served:
         self.loop.stop()
         self._thread.join()
 
+    def bury(self) -> None:
+        """Close what the kernel closes of a dead process."""
+        session, listener = self.nic._session, self.nic._listener
+        if session is not None:
+            session.channel.connection.close()
+            session.memory.close()
+            for ring in session.rings.values():
+                if ring.queue is not None:
+                    ring.queue.close()
+                for fd in ring.fds.values():
+                    os.close(fd)
+        if listener is not None:
+            listener.socket.close()
+        self.loop.close()
+
     def close(self) -> None:
         self.loop.stop()
         self._thread.join()
         self.nic.close()
         self.loop.close()
+
+
+FRAME = bytes(range(100))
+
+
+def state(index: int, number: int) -> bytes:
+    """A ring's number as a payload."""
+    return VRING_STATE.pack(index, number)
