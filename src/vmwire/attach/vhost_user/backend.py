@@ -28,12 +28,13 @@ import os
 import select
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from vmwire.attach.vhost_user import lasting
 from vmwire.attach.vhost_user.channel import Channel, Message
 from vmwire.attach.vhost_user.kept import Keeping
+from vmwire.attach.vhost_user.ring import Ring
 from vmwire.attach.vhost_user.shared import MAX_SLOTS, SharedMemory
 from vmwire.bus.protocol import ProtocolError
 from vmwire.bus.virtio.features import (
@@ -111,36 +112,10 @@ def _serves(
     return enter
 
 
-@dataclass(slots=True, eq=False)
-class Ring:
-    """What is known of one ring. Descriptors are ours; -1 is none."""
-
-    index: int
-    size: int = 0
-    base: int = 0
-    addresses: RingAddresses | None = None
-    fds: dict[Request, int] = field(default_factory=dict)
-    queue: SplitQueue | None = None
-    enabled: bool = False
-    lead: int = 0
-    """How far the position was ahead of the used index when the ring started; it stays so."""
-
-    def notify(self) -> None:
-        """Wake the driver, if it wants to be woken at all."""
-        self.signal(Request.SET_VRING_CALL)
-
-    def signal(self, which: Request) -> None:
-        """Signal one of the ring's descriptors."""
-        fd = self.fds.get(which)
-        if fd is not None:
-            try:
-                os.eventfd_write(fd, 1)
-            except BlockingIOError:
-                pass  # 2**64 - 2 signals that nobody fetched: it will be seen
-
-
 class Backend:
     """Serves one connection for ``nic``."""
+
+    PROTOCOL_FEATURES = PROTOCOL_FEATURES
 
     def __init__(self, channel: Channel, loop: Loop, nic: VirtioNet, pairs: int) -> None:
         self.channel = channel
@@ -187,36 +162,10 @@ class Backend:
         self.nic.let_go()
         self.keep()
 
-    def agree(self, features: int, protocol_features: int) -> bool:
-        """Take on what was negotiated with an earlier worker; False if it isn't offered here."""
-        if features & ~self._offered or protocol_features & ~PROTOCOL_FEATURES:
-            return False
-        self.features, self.protocol_features = features, protocol_features
-        self.nic.negotiate(features & self.nic.offered)
-        return True
-
-    def add_ring(self, index: int, size: int, base: int) -> Ring:
-        """Return a ring that is known from an earlier worker. ValueError: there can't be one."""
-        try:
-            ring = self._ring(index)
-        except ProtocolError as error:
-            raise ValueError(str(error)) from None
-        ring.size, ring.base = size, base
-        return ring
-
     def enable(self, ring: Ring, enabled: bool) -> None:
         """Let a ring carry frames, or not."""
         ring.enabled = enabled
         self.nic.enable_queue(ring.index, enabled)
-
-    def start_again(self, ring: Ring, lead: int) -> None:
-        """Start a ring where its memory says that an earlier worker was."""
-        self._start(ring)
-        if ring.queue is None:
-            raise ValueError(f"ring {ring.index} can't start again")
-        ring.lead = lead
-        ring.queue.position = (ring.queue.used_index + lead) & 0xFFFF
-        ring.notify()  # of what was completed and perhaps not told
 
     def use_log(self, fresh: DirtyLog | None, info: LogInfo | None) -> None:
         """Log to another place from now on."""
@@ -266,17 +215,18 @@ class Backend:
 
     @_serves(Request.GET_FEATURES)
     def _get_features(self, message: Message) -> bytes:
-        return U64.pack(self._offered)
+        return U64.pack(self.offered)
 
     @property
-    def _offered(self) -> int:
+    def offered(self) -> int:
+        """The features that a front end may choose from."""
         return self.nic.offered | VHOST_F_LOG_ALL | VHOST_USER_F_PROTOCOL_FEATURES
 
     @_serves(Request.SET_FEATURES, U64.size)
     def _set_features(self, message: Message) -> None:
         (features,) = U64.unpack(message.payload)
-        if features & ~self._offered:
-            raise ProtocolError(f"features {features & ~self._offered:#x} were not offered")
+        if features & ~self.offered:
+            raise ProtocolError(f"features {features & ~self.offered:#x} were not offered")
         if self._running and (features ^ self.features) & ~VHOST_F_LOG_ALL:
             raise ProtocolError("other features while rings run")
         self.features = features
@@ -378,7 +328,7 @@ class Backend:
                 except AddressFault:
                     self._suspend(ring)
             else:
-                self._start(ring)
+                self.start(ring)
         for region in old:
             region.close()
 
@@ -417,7 +367,8 @@ class Backend:
     def _running(self) -> bool:
         return any(ring.queue is not None for ring in self.rings.values())
 
-    def _ring(self, index: int) -> Ring:
+    def ring(self, index: int) -> Ring:
+        """Return a ring, known so far or not. Raises ``ProtocolError``."""
         if index >= 2 * self.pairs:
             raise ProtocolError(f"ring {index} of {2 * self.pairs}")
         ring = self.rings.get(index)
@@ -428,7 +379,7 @@ class Backend:
     def _stopped_ring(self, message: Message) -> tuple[Ring, int]:
         """Read a ring index and a number for a ring that mustn't run."""
         index, number = VRING_STATE.unpack(message.payload)
-        ring = self._ring(index)
+        ring = self.ring(index)
         if ring.queue is not None:
             raise ProtocolError(f"ring {index} is running")
         return ring, number
@@ -450,7 +401,7 @@ class Backend:
     @_serves(Request.SET_VRING_ADDR, 40)
     def _set_vring_addr(self, message: Message) -> None:
         addresses = RingAddresses.unpack(message.payload)
-        ring = self._ring(addresses.index)
+        ring = self.ring(addresses.index)
         known = ring.addresses
         if ring.queue is not None and known is not None:
             places = (known.descriptors, known.available, known.used)
@@ -462,14 +413,14 @@ class Backend:
     @_serves(Request.GET_VRING_BASE, VRING_STATE.size)
     def _get_vring_base(self, message: Message) -> bytes:
         index, _ = VRING_STATE.unpack(message.payload)
-        ring = self._ring(index)
+        ring = self.ring(index)
         self._stop(ring)
         return VRING_STATE.pack(index, ring.base)
 
     @_serves(Request.SET_VRING_ENABLE, VRING_STATE.size)
     def _set_vring_enable(self, message: Message) -> None:
         index, enabled = VRING_STATE.unpack(message.payload)
-        self.enable(self._ring(index), bool(enabled))
+        self.enable(self.ring(index), bool(enabled))
 
     @_serves(Request.SET_VRING_KICK, U64.size, fds=1)
     def _set_vring_kick(self, message: Message) -> None:
@@ -479,7 +430,7 @@ class Backend:
         if ring.queue is not None:
             self._watch(ring)
             return
-        self._start(ring)
+        self.start(ring)
         if ring.queue is None:
             self._drop_fd(ring, Request.SET_VRING_KICK)
             raise ProtocolError(f"ring {ring.index} can't start: it has no size or no memory")
@@ -495,7 +446,7 @@ class Backend:
     def _take_ring_fd(self, message: Message) -> Ring:
         """Read a ring's index and its new descriptor, and close the one that it had."""
         (value,) = U64.unpack(message.payload)
-        ring = self._ring(value & VRING_INDEX_MASK)
+        ring = self.ring(value & VRING_INDEX_MASK)
         if bool(value & VRING_NO_FD) == bool(message.fds):
             raise ProtocolError("a descriptor too many or too few")
         if message.fds and stat.S_IFMT(os.fstat(message.fds[0]).st_mode):
@@ -517,7 +468,7 @@ class Backend:
             if self.keeping is not None:
                 self.keeping.ring(ring.index, which, None)
 
-    def _start(self, ring: Ring) -> None:
+    def start(self, ring: Ring) -> None:
         """Start a ring if everything is known that it takes."""
         if not ring.size or ring.addresses is None or Request.SET_VRING_KICK not in ring.fds:
             return

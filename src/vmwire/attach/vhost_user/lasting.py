@@ -9,11 +9,13 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 from vmwire.attach.vhost_user.kept import Keeping
+from vmwire.attach.vhost_user.ring import Ring
+from vmwire.bus.protocol import ProtocolError
 from vmwire.bus.virtio.vhost_user import LogInfo, RegionInfo, Request, RingAddresses
 from vmwire.engine.memory import map_log
 
 if TYPE_CHECKING:
-    from vmwire.attach.vhost_user.backend import Backend, Ring
+    from vmwire.attach.vhost_user.backend import Backend
 
 
 def save(backend: Backend) -> dict[str, Any]:
@@ -47,8 +49,7 @@ def restore(backend: Backend, state: dict[str, Any], keeping: Keeping) -> None:
 
 
 def _restore(backend: Backend, state: dict[str, Any], keeping: Keeping) -> None:
-    if not backend.agree(state["features"], state["protocol"]):
-        raise ValueError("features that are not offered any more")
+    _agree(backend, state["features"], state["protocol"])
     if state["mtu"] is not None:
         backend.nic.set_mtu(state["mtu"])
     for info in (RegionInfo(*each) for each in state["regions"]):
@@ -61,7 +62,8 @@ def _restore(backend: Backend, state: dict[str, Any], keeping: Keeping) -> None:
         _restore_log(backend, LogInfo(*state["log"]), keeping.take_log())
     leads = {}
     for index, size, base, enabled, addresses, lead, fds in state["rings"]:
-        ring = backend.add_ring(index, size, base)
+        ring = _known_ring(backend, index)
+        ring.size, ring.base = size, base
         ring.addresses = None if addresses is None else RingAddresses(*addresses)
         for which in map(Request, fds):
             ring.fds[which] = keeping.take_ring(index, which)
@@ -69,7 +71,32 @@ def _restore(backend: Backend, state: dict[str, Any], keeping: Keeping) -> None:
         backend.enable(ring, enabled)
     for index, lead in leads.items():
         if lead is not None:
-            backend.start_again(backend.rings[index], lead)
+            _start_again(backend, backend.rings[index], lead)
+
+
+def _agree(backend: Backend, features: int, protocol_features: int) -> None:
+    """Take on what was negotiated with an earlier worker."""
+    if features & ~backend.offered or protocol_features & ~backend.PROTOCOL_FEATURES:
+        raise ValueError("features that are not offered any more")
+    backend.features, backend.protocol_features = features, protocol_features
+    backend.nic.negotiate(features & backend.nic.offered)
+
+
+def _known_ring(backend: Backend, index: int) -> Ring:
+    try:
+        return backend.ring(index)
+    except ProtocolError as error:
+        raise ValueError(str(error)) from None
+
+
+def _start_again(backend: Backend, ring: Ring, lead: int) -> None:
+    """Start a ring where its memory says that an earlier worker was."""
+    backend.start(ring)
+    if ring.queue is None:
+        raise ValueError(f"ring {ring.index} can't start again")
+    ring.lead = lead
+    ring.queue.position = (ring.queue.used_index + lead) & 0xFFFF
+    ring.notify()  # of what was completed and perhaps not told
 
 
 def _restore_log(backend: Backend, info: LogInfo, fd: int) -> None:
