@@ -12,6 +12,7 @@ writable follows recordings of real machines where there are any.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,15 +24,15 @@ def _dwords(*values: int) -> bytes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Capability:
+class Capability(ABC):
     """``offset`` is where it starts. The bytes below begin there; the link is filled in later."""
 
     ID: ClassVar[int]
     offset: int
 
+    @abstractmethod
     def image(self) -> bytes:
         """Return the bytes at reset. Their number is what the capability takes."""
-        raise NotImplementedError
 
     def writable(self) -> bytes:
         """Return a mask of the bits that software can write (short: the rest is none)."""
