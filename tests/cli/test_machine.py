@@ -195,8 +195,8 @@ def test_a_machine_without_anything_has_no_bus(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("words", "text"), [
     ("-qtest unix:/nowhere/q", "Failed to connect to '/nowhere/q': No such file"),
     ("-qtest chardev:c", "chardev 'c' not found"),
-    ("-machine pc -device e1000,addr=01.0", "01.0 is taken already"),
-    ("-machine none -device e1000", "no PCI bus"),
+    ("-machine pc -device e1000,addr=01.0", "PCI: slot 1 function 0 not available for e1000, in use by PIIX3,id=(null)"),
+    ("-machine none -device e1000", "No 'PCI' bus found for device 'e1000'"),
     ("-machine pc -device rtl8139", "not served by vmwire yet"),
     ("-machine pc -device e1000,netdev=x", "can't find value 'x'"),
 ])  # fmt: skip

@@ -10,6 +10,7 @@ from vmwire.bench.fw_cfg import FwCfg
 from vmwire.bench.irq_lines import IrqLines
 from vmwire.bench.pci_host import PciHost
 from vmwire.bench.ram import Ram
+from vmwire.bench.slots import BootOrder
 
 
 class Board:
@@ -22,6 +23,14 @@ class Board:
         self.chipset = Chipset(lines, ports, ram.size)
         ports.windows += self.fw_cfg.windows()
         self.pci = PciHost(memory, ports, self.chipset)
+        self.boot_order = BootOrder()
+
+    def set_boot(self, index: int | None, devfn: int, name: str) -> None:
+        """Tell the firmware of a card's place in the boot order, or that it has none any more."""
+        self.boot_order.remove(name)
+        if index is not None:
+            self.boot_order.add(index, devfn, name)
+        self.fw_cfg.add_file("bootorder", self.boot_order.text())
 
     def reset(self) -> None:
         """As at power-on, but for the cards."""

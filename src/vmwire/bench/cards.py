@@ -75,6 +75,9 @@ class Nic:
         self.irq = Irq(name, pc.note, lambda up: pc.moved(self, up), pc.message)
         self.wire = WireEnd(name, pc)
         self.function: PciFunction
+        self.model = "card"
+        """QEMU's name of it."""
+        self.bootindex: int | None = None
 
     @property
     def irq_level(self) -> bool:

@@ -25,7 +25,6 @@ from vmwire.bench.irq_lines import LINES, IrqLines
 from vmwire.bus.pci.config import Bar, ConfigSpace, Description
 
 CONFIG_REGION = 7
-HEADER_TYPE = 0x0E
 PIRQ_ROUTES = 0x60
 PIRQ_OFF = 0x80
 ISA_LINES = 16
@@ -47,17 +46,20 @@ def _bridge(
     status: int,
     pin: int = 0,
     bars: tuple[Bar, ...] = (),
+    several: bool = False,
 ) -> Description:
     return Description(
         vendor=0x8086, device=device, revision=revision, class_code=class_code,
         subsystem_vendor=0x1AF4, subsystem=0x1100, interrupt_pin=pin, bars=bars, status=status,
+        multifunction=several,
     )  # fmt: skip
 
 
 class BuiltIn:
     """A function that is soldered in: configuration space, and ``held`` in it at reset."""
 
-    def __init__(self, description: Description, held: Mapping[int, int]) -> None:
+    def __init__(self, name: str, description: Description, held: Mapping[int, int]) -> None:
+        self.name = name
         self.config = ConfigSpace(description)
         self._held = held
         self.written: Callable[[], None] = self._nobody
@@ -86,24 +88,24 @@ class BuiltIn:
 
 def _host_bridge(ram_size: int) -> BuiltIn:
     rows = min(ram_size // ROW_BYTES, 0xFF)
-    return BuiltIn(_bridge(0x1237, 2, 0x060000, 0), {0x57: rows, 0x72: 0x02})
+    return BuiltIn("i440FX", _bridge(0x1237, 2, 0x060000, 0), {0x57: rows, 0x72: 0x02})
 
 
 def _isa_bridge() -> BuiltIn:
-    held = {HEADER_TYPE: 0x80, 0x4C: 0x4D, 0x4E: 0x03, 0x69: 0x02, 0x70: 0x80, 0x76: 0x0C}
+    held = {0x4C: 0x4D, 0x4E: 0x03, 0x69: 0x02, 0x70: 0x80, 0x76: 0x0C}
     held |= {0x77: 0x0C, 0x78: 0x02, 0xA0: 0x08, 0xA8: 0x0F}
     routes = dict.fromkeys(range(PIRQ_ROUTES, PIRQ_ROUTES + 4), PIRQ_OFF)
-    return BuiltIn(_bridge(0x7000, 0, 0x060100, 0x0200), held | routes)
+    return BuiltIn("PIIX3", _bridge(0x7000, 0, 0x060100, 0x0200, several=True), held | routes)
 
 
 def _ide() -> BuiltIn:
     bars = (Bar(4, "io", 16),)
-    return BuiltIn(_bridge(0x7010, 0, 0x010180, 0x0280, bars=bars), {})
+    return BuiltIn("piix3-ide", _bridge(0x7010, 0, 0x010180, 0x0280, bars=bars), {})
 
 
 def _power_management() -> BuiltIn:
     held = {0x40: 0x01, 0x5F: 0x10, 0x63: 0x60, 0x90: 0x01, 0x91: 0xB1, 0xD2: 0x09}
-    return BuiltIn(_bridge(0x7113, 3, 0x068000, 0x0280, pin=1), held)
+    return BuiltIn("PIIX4_PM", _bridge(0x7113, 3, 0x068000, 0x0280, pin=1), held)
 
 
 class Chipset:

@@ -29,7 +29,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any
 
-from vmwire.bench import commands
+from vmwire.bench import commands, slots
 from vmwire.bench.accesses import Accesses
 from vmwire.bench.address_space import AccessError, Window
 from vmwire.bench.board import Board
@@ -160,11 +160,20 @@ class Bench(Accesses):
 
     def make(self, options: Any, devfn: int | None = None) -> Nic:
         """Make the card that ``options`` describe, for ``seat``; its cable hangs loose."""
+        name = slots.name_of(options)
         card = card_of(options)
         if card is None:
-            raise ConfigError(f"'{table_of(type(options)).name}' is no card that the bench has")
+            raise ConfigError(f"'{name}' is no card that the bench has")
+        slots.check_bus(options)
+        if self.board is None:
+            raise ConfigError(f"No 'PCI' bus found for device '{name}'")
+        description, rom = slots.with_slot(card[0], options)
         place = self._place(options.addr) if devfn is None else devfn
-        return self._build(*card, place, options.id)
+        self.board.pci.check(place, description, name)
+        self.board.boot_order.check(options.bootindex)
+        nic = self._build(description, card[1], place, options.id, rom)
+        nic.model, nic.bootindex = name, options.bootindex
+        return nic
 
     def insert(
         self,
@@ -184,16 +193,10 @@ class Bench(Accesses):
 
     def _place(self, addr: int | str | None) -> int:
         """The function's number on the bus, as ``addr`` says or free."""
-        if addr is None:
+        if slots.is_any(addr):
             return self._bus.free_slot() << 3
-        if isinstance(addr, int):
-            slot, function = addr, 0
-        else:
-            text, _, rest = addr.partition(".")
-            slot, function = int(text, 16), int(rest or "0", 16)
-        if not (0 <= slot < 32 and 0 <= function < 8):
-            raise ConfigError(f"addr={addr} is no place on the bus (00.0 to 1f.7)")
-        return slot << 3 | function
+        assert addr is not None
+        return slots.devfn_of(addr)
 
     def _build(
         self,
@@ -220,7 +223,9 @@ class Bench(Accesses):
         """Put a card in its place; ConfigError if that, or its name, is taken."""
         if nic.name in self.cards:
             raise ConfigError(f"there is a card '{nic.name}' already")
-        self._bus.seat(nic.devfn, nic.function)
+        self._bus.seat(nic.devfn, nic.function, nic.model)
+        if nic.bootindex is not None and self.board is not None:
+            self.board.set_boot(nic.bootindex, nic.devfn, nic.name)
         nic.function.dma.memory = self.memory
         self.cards[nic.name] = nic
         if self.hot and self.board is not None:
@@ -236,6 +241,7 @@ class Bench(Accesses):
             nic.function.dma.memory = GuestMemory()
             if self.board is not None:
                 self.board.chipset.hotplug.gone(nic.devfn >> 3)
+                self.board.set_boot(None, nic.devfn, nic.name)
             self.settle()
 
     @property

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from vmwire.bench.address_space import AddressSpace, Window
 from vmwire.bench.chipset import BuiltIn, Chipset
 from vmwire.bench.pci_view import PciFunctionView, view
-from vmwire.bus.pci.config import ROM
+from vmwire.bus.pci.config import ROM, Description
 from vmwire.bus.pci.function import PciFunction
 from vmwire.errors import ConfigError
 
@@ -50,18 +50,40 @@ class PciHost:
         self._fixed_ports = list(ports.windows)
         self._seats: dict[int, PciFunction | BuiltIn] = {**chipset.functions}
         self._cards: dict[int, PciFunction] = {}
+        self._what = {at: f"{each.name},id=(null)" for at, each in chipset.functions.items()}
+        """What is where, as a person is told."""
 
-    def seat(self, devfn: int, card: PciFunction) -> None:
-        """Put a card in; ConfigError if the place is taken."""
-        if devfn in self._seats:
-            raise ConfigError(f"{devfn >> 3:02x}.{devfn & 7} is taken already")
+    def seat(self, devfn: int, card: PciFunction, what: str = "card") -> None:
+        """Put a card in; ConfigError if the place is taken, or isn't one for such a card."""
+        self.check(devfn, card.config.description, what)
         self._seats[devfn] = card
         self._cards[devfn] = card
+        self._what[devfn] = f"{what},id={card.name}"
         self.remap()
+
+    def check(self, devfn: int, description: Description, what: str) -> None:
+        """ConfigError if no such card can be put there."""
+        slot, function = devfn >> 3, devfn & 7
+        if devfn in self._seats:
+            raise ConfigError(
+                f"PCI: slot {slot} function {function} not available for {what}, "
+                f"in use by {self._what[devfn]}"
+            )
+        first = self._seats.get(slot << 3)
+        if function and first is not None and not first.config.description.multifunction:
+            raise ConfigError(
+                f"PCI: single function device can't be populated in function {slot:x}.{function:x}"
+            )
+        others = [slot << 3 | n for n in range(1, 8) if slot << 3 | n in self._seats]
+        if not function and others and not description.multifunction:
+            raise ConfigError(
+                f"PCI: {slot:x}.0 indicates single function, "
+                f"but {slot:x}.{others[0] & 7:x} is already populated."
+            )
 
     def unseat(self, devfn: int) -> None:
         """Take a card out."""
-        del self._seats[devfn], self._cards[devfn]
+        del self._seats[devfn], self._cards[devfn], self._what[devfn]
         self.remap()
 
     def reset(self) -> None:

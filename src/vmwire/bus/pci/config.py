@@ -34,6 +34,8 @@ EXPRESS_SIZE = 0x1000
 COMMAND = 0x04
 STATUS = 0x06
 CACHE_LINE = 0x0C
+MULTIFUNCTION = 0x80
+HEADER_TYPE = 0x0E
 BAR0 = 0x10
 ROM_BAR = 0x30
 CAPABILITIES = 0x34
@@ -96,6 +98,7 @@ class Description:
     min_grant: int = 0
     max_latency: int = 0
     capability_pointer: int = 0
+    multifunction: bool = False
 
     def capability(self, kind: type[CapabilityType]) -> CapabilityType | None:
         """Return the capability of that kind, if the card has it."""
@@ -149,6 +152,7 @@ class _Layout:
         put(image, STATUS, card.status, 2)
         put(image, 0x08, card.revision | card.class_code << 8)
         put(image, CACHE_LINE, card.latency << 8)
+        put(image, HEADER_TYPE, MULTIFUNCTION if card.multifunction else 0, 1)
         put(image, 0x2C, card.subsystem_vendor | card.subsystem << 16)
         put(image, CAPABILITIES, card.capability_pointer, 1)
         timing = card.min_grant << 16 | card.max_latency << 24
