@@ -26,6 +26,7 @@ class E1000EOptions(PciNicOptions):
     """
 
     ROM_FILE: ClassVar[str] = "efi-e1000e.rom"
+    SHOWN: ClassVar[tuple[str, ...]] = ("x-pcie-err-unc-mask", "x-pcie-ext-tag")
 
     disable_vnet_hdr: int = option(
         UINT8,

@@ -107,6 +107,8 @@ class PciNicOptions(SlotOptions):
 
     ROM_FILE: ClassVar[str]
     """The expansion ROM that QEMU gives to such a card."""
+    SHOWN: ClassVar[tuple[str, ...]] = ()
+    """Properties of the slot's that show in what the card serves of its configuration space."""
     ROM_DEVICE: ClassVar[int | None] = None
     """The device id that QEMU writes into that ROM, where it isn't the ROM's own."""
 

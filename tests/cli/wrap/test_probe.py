@@ -46,10 +46,18 @@ ANSWERS: dict[str, Any] = {
         "return": [
             {"name": "pc-1", "alias": "pc", "is-default": True, "default-ram-id": "pc.ram"},
             {"name": "xenfv"},
+            {
+                "name": "pc-0",
+                "compat-props": [
+                    {"qom-type": "e1000", "property": "init-vet", "value": "off"},
+                    {"qom-type": "pci-device", "property": "x-y", "value": "on"},
+                    {"qom-type": "cfi.pflash01", "property": "secure", "value": "off"},
+                ],
+            },
         ]
     },
     "query-target": {"return": {"arch": "x86_64"}},
-    "qom-list-types": {"return": [{"name": "memory-backend-memfd"}]},
+    "qom-list-types": {"return": [{"name": "memory-backend-memfd"}, {"name": "e1000"}]},
     "device-list-properties": {"return": [{"name": "addr"}, {"name": "socket"}]},
     "qom-get": {"return": 24},
     "netdev_add": {"error": {"class": "GenericError", "desc": "no chardev 'vmwire-absent'"}},
@@ -95,10 +103,10 @@ def test_answers_become_abilities(qemu: Qemu) -> None:
         "x86_64",
         "pc-1",
     )
-    assert found.vfio_user and found.pci_drivers == [
-        "memory-backend-memfd"
-    ]  # as the stand-in has it
-    assert found.machines == {"pc": "pc.ram", "pc-1": "pc.ram", "xenfv": ""}
+    assert found.vfio_user
+    assert found.pci_drivers == ["e1000", "memory-backend-memfd"]  # as the stand-in has it
+    assert found.defaults == {"pc-0": [["e1000", "init-vet", "off"], ["pci-device", "x-y", "on"]]}
+    assert found.machines == {"pc": "pc.ram", "pc-1": "pc.ram", "xenfv": "", "pc-0": ""}
 
 
 @pytest.mark.parametrize(("members", "name"), [(("reconnect",), "reconnect"), ((), "")])

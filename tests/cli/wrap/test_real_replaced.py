@@ -116,6 +116,7 @@ LINES = {
         "disable_vnet_hdr=1,migrate-timadj=off,romsize=0x80000,x-max-bounce-buffer-size=8k",
         1,
     ),
+    "82574L on an older machine": (f"-M pc-q35-6.0 {NET} -device e1000e,netdev=u", 1),
     "82574L as -nic": ("-M q35 -nic user,model=e1000e -device virtio-rng-pci", 1),
     "82574L beside an 82540EM": (
         f"{NET} -device e1000e,netdev=u -netdev user,id=v -device e1000,netdev=v -device rtl8139",

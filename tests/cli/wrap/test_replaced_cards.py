@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,6 +47,41 @@ def words_after(line: str) -> str:
 
 
 # --- the card --------------------------------------------------------------------------------
+
+
+OLD_MACHINE = {
+    "pc-i440fx-6.0": [
+        ["e1000", "init-vet", "off"],
+        ["e1000e", "init-vet", "off"],
+        ["pci-device", "x-pcie-ext-tag", "false"],
+        ["rtl8139", "x", "y"],
+    ]
+}
+
+
+def on_an_old_machine(line: str) -> list[Any]:
+    host = FakeHost(replace(qemu_11_1(), defaults=OLD_MACHINE))
+    host.known.machines["pc-i440fx-6.0"] = "pc.ram"
+    found = config(composed(f"-M pc-i440fx-6.0 {NET} {line}", host))["devices"]
+    return [values for _, values in found]
+
+
+def test_what_an_old_machine_has_its_cards_have_counts_least() -> None:
+    (e1000,) = on_an_old_machine("-device e1000,netdev=u")
+    assert e1000["init-vet"] == "off"
+    (told,) = on_an_old_machine("-device e1000,netdev=u,init-vet=on")
+    assert "init-vet" not in told
+    (told,) = on_an_old_machine("-device e1000,netdev=u -global e1000.init-vet=on")
+    assert "init-vet" not in told
+    (sibling,) = on_an_old_machine("-device e1000-82544gc,netdev=u")
+    assert "init-vet" not in sibling
+
+
+def test_what_shows_of_the_slot_goes_to_the_card_too() -> None:
+    (e1000e,) = on_an_old_machine("-device e1000e,netdev=u")
+    assert (e1000e["init-vet"], e1000e["x-pcie-ext-tag"]) == ("off", "off")
+    found = device(f"{NET} -device e1000e,netdev=u,x-pcie-err-unc-mask=off")
+    assert found == {"x-pcie-err-unc-mask": False}
 
 
 def test_netdev_goes_and_another_device_takes_the_cards_place() -> None:
@@ -122,7 +158,10 @@ STAYS = {
     "a set": (f"{NET} -device e1000,netdev=u,id=n -set device.n.tomorrow=1", "tomorrow"),
     "a snapshot": (f"-loadvm x {NET} -device e1000,netdev=u", "-loadvm"),
     "two cards": (f"{NET} -device e1000,netdev=u -device e1000,netdev=u", "several cards"),
-    "a hub": (f"{NET} -device e1000,netdev=u -netdev hubport,id=h,hubid=0,netdev=u", "several cards"),
+    "a hub": (
+        f"{NET} -device e1000,netdev=u -netdev hubport,id=h,hubid=0,netdev=u",
+        "several cards",
+    ),
     "9p beside": (f"{NET} -device e1000,netdev=u -virtfs local,path=/", "-virtfs"),
 }
 

@@ -189,6 +189,7 @@ def _ask_about_cards(decided: Decision, survey: Survey, found: Program, host: Ho
     if not known.msix_without_kvm and not _has_kernel_interrupts(decided.command[0], survey, host):
         decided.without_msix = rewrite.without_msix(survey, verdicts)
     if any(verdict.replaced for verdict in verdicts):
+        _take_on_defaults(survey, verdicts, known)
         _find_places(decided, found, known, host)
         _find_roms(decided, found, known, host)
     if not decided.taken:
@@ -221,6 +222,22 @@ def _has_kernel_interrupts(word: str, survey: Survey, host: Host) -> bool:
     return not any(
         text(each, key) in OFF for each in settings for key in ("kernel-irqchip", "kernel_irqchip")
     )
+
+
+def _take_on_defaults(survey: Survey, verdicts: list[Verdict], known: Abilities) -> None:
+    """What an older machine has its cards have, where nothing else is said."""
+    from vmwire.cli.wrap import replaced
+
+    machine = text(survey.machine, "type") or known.default_machine
+    for verdict in [each for each in verdicts if each.replaced]:
+        assert verdict.attach is not None
+        types = {"pci-device", verdict.attach.drivers[verdict.driver]}
+        defaults: Values = {
+            name: value for type, name, value in known.defaults.get(machine, ()) if type in types
+        }
+        verdict.properties = defaults | verdict.properties
+        if reason := replaced.unserved(verdict.driver, verdict.properties):
+            verdict.reason = f"with the machine '{machine}': {reason}"
 
 
 def _find_places(decided: Decision, found: Program, known: Abilities, host: Host) -> None:

@@ -36,7 +36,7 @@ from typing import Any
 
 from vmwire.cli.wrap.program import Program
 
-GENERATION = 2
+GENERATION = 3
 """Raised when an answer's meaning changes: kept answers of another generation don't count."""
 
 PATIENCE_S = 10.0
@@ -61,6 +61,8 @@ class Abilities:
     """By the words that make a machine, where its cards are (see `places`)."""
     data_folders: list[str] = field(default_factory=list)
     ram_sizes: dict[str, int] = field(default_factory=dict)
+    defaults: dict[str, list[list[str]]] = field(default_factory=dict)
+    """By machine: type, property and value where it makes PCI cards another default."""
 
 
 class ProbeError(Exception):
@@ -116,12 +118,13 @@ def data_folders(program: Program, known: Abilities) -> list[str]:
 
 # --- asking -----------------------------------------------------------------------------------
 
-Questions = dict[str, tuple[str, dict[str, str]]]
+Questions = dict[str, tuple[str, dict[str, Any]]]
 """Commands and their arguments, each under a name of our own."""
 
 _QUESTIONS: Questions = {
     "schema": ("query-qmp-schema", {}),
     "machines": ("query-machines", {}),
+    "defaults": ("query-machines", {"compat-props": True}),  # an error before QEMU 9.1
     "target": ("query-target", {}),
     "memory": ("qom-list-types", {"implements": "memory-backend"}),
     "pci": ("qom-list-types", {"implements": "pci-device"}),
@@ -209,6 +212,7 @@ def _judge(answers: dict[str, Any]) -> Abilities:
             target=str(answers["target"]["arch"]),
             default_machine=default,
             machines=machines,
+            defaults=_defaults(answers["defaults"], {each["name"] for each in answers["pci"]}),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ProbeError(f"its answers can't be understood ({error!r})") from error
@@ -238,6 +242,21 @@ def _machines(listed: list[dict[str, Any]]) -> tuple[dict[str, str], str]:
         if machine.get("is-default"):
             default = machine["name"]
     return regions, default
+
+
+def _defaults(listed: list[dict[str, Any]] | dict[str, Any], pci: set[str]) -> dict[str, Any]:
+    if not isinstance(listed, list):
+        return {}
+    types = pci | {"pci-device"}
+    found = {
+        machine["name"]: [
+            [each["qom-type"], each["property"], each["value"]]
+            for each in machine.get("compat-props", ())
+            if each["qom-type"] in types
+        ]
+        for machine in listed
+    }
+    return {name: some for name, some in found.items() if some}
 
 
 # --- keeping ----------------------------------------------------------------------------------

@@ -29,13 +29,14 @@ def unserved(driver: str, properties: Values) -> str | None:
 
 
 def card_values(verdict: Verdict, mac: str | None) -> dict[str, str]:
-    """What isn't the slot's; ``mac`` is the address where the user gives none."""
+    """What isn't the slot's alone; ``mac`` is the address where the user gives none."""
     record = _record(verdict.driver, verdict.properties)
     entries = table_of(type(record)).entries
+    the_slots = set(slot_keys(type(record))) - set(getattr(record, "SHOWN", ()))
     found = {
         entries[key].field: values.text(verdict.properties, key) or ""
         for key in verdict.properties
-        if key not in slot_keys(type(record))
+        if key not in the_slots
     }
     return found if mac is None else found | {"mac": mac}
 
