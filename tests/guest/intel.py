@@ -32,3 +32,6 @@ E1000E_LONG = [
     for name in ("e1000", "e1000e")
 ]
 """For what takes its time and is the same in all cards; the bench has it for each."""
+FILTERING_VLANS = SIBLINGS_LONG[:-1]
+"""Those whose driver keeps the card's VLAN filter on: e1000e switches it on, and off again with the
+next word that it writes to the same register."""

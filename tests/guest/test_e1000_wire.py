@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.intel import SIBLINGS_LONG, loads_driver
+from tests.guest.intel import FILTERING_VLANS, SIBLINGS_LONG, loads_driver
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer
 from tests.guest.test_e1000 import newest
@@ -174,6 +174,7 @@ def test_tagged_traffic_passes(wired: Wired, host: HostPeer, hardware: str) -> N
     guest.lease()
 
 
+@pytest.mark.parametrize("wired", FILTERING_VLANS, indirect=True)
 def test_only_the_guests_own_vlans_come_in(wired: Wired) -> None:
     guest = wired.guest
     guest.check("modprobe 8021q")
