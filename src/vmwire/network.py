@@ -395,8 +395,10 @@ class Network:
         return str(id)
 
     def _with_mac(self, options: Any) -> Any:
-        """A card that was given no address gets QEMU's next one."""
-        if getattr(options, "mac", b"") is not None:
+        """A card that was given no address gets QEMU's next one, if it is ours to say: behind
+        vhost-user the machine has its own."""
+        at_machine = getattr(options, "attach", "") == "vhost-user"
+        if getattr(options, "mac", b"") is not None or at_machine:
             return options
         taken = {member.mac for member in self.devices.values()}
         first = int.from_bytes(DEFAULT_MAC)
@@ -560,6 +562,20 @@ class Network:
 
 def _ignore_event(event: str, data: Values) -> None:
     """Nobody listens."""
+
+
+def rehearse(kind: Kind, type: str, values: Values) -> None:
+    """Make a box as ``add_netdev`` and ``add_nic`` do, and forget it: nothing is opened.
+
+    Has everything imported that it takes. Raises ConfigError as they do.
+    """
+    known = registry.NETDEVS if kind == "netdev" else registry.DEVICES
+    found = registry.load(known, type)
+    if found is None:
+        raise ConfigError(f"there is no {kind} of type '{type}'")
+    options = registry.record(found, type, {**values, "id": values.get("id") or "rehearsal"})
+    if not isinstance(options, HubportOptions):  # which is made of its hub, too
+        found(options)
 
 
 def _free_name(start: str, taken: Mapping[str, object], least: int = 0) -> str:

@@ -52,6 +52,14 @@ class OfRegisters(Protocol):
 
 
 @runtime_checkable
+class HasAddress(Protocol):
+    """A card whose driver may have given it another address."""
+
+    @property
+    def mac(self) -> bytes: ...
+
+
+@runtime_checkable
 class FiltersReception(Protocol):
     """A card that can be asked which frames it takes (``query-rx-filter``)."""
 
@@ -100,6 +108,7 @@ NETDEVS: Mapping[str, str] = {
     "socket": "vmwire.netdev.socket:SocketNetdev",
     "stream": "vmwire.netdev.stream:StreamNetdev",
     "dgram": "vmwire.netdev.dgram:DgramNetdev",
+    "l2tpv3": "vmwire.netdev.l2tpv3:L2tpv3Netdev",
     "null": "vmwire.netdev.null:NullNetdev",
 }
 DEVICES: Mapping[str, str] = {

@@ -126,6 +126,15 @@ def test_cards_without_an_address_get_the_next_one(
     assert network.devices["n4"].mac == bytes.fromhex("525400123456")
 
 
+def test_card_whose_address_is_the_machines_gets_none(
+    client: Client, network: Network, tmp_path: Path
+) -> None:
+    """An announcement with a wrong address would lead switches astray."""
+    add(client, tmp_path, driver="virtio-net-pci", id="v0", attach="vhost-user")
+    assert network.devices["v0"].mac is None
+    assert client.get("announce-self", initial=1, max=1, rounds=1, step=1) == {}
+
+
 # --- types --------------------------------------------------------------------------------------
 
 

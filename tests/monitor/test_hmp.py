@@ -44,6 +44,14 @@ def test_members_that_are_alone_stand_in_the_order_in_which_they_came(
     ]
 
 
+def test_address_that_the_driver_gave_is_shown(client: Client, network: Network) -> None:
+    network.add_nic("null", id="x")
+    network.devices["x"].box.mac = bytes.fromhex("525400bbbbbb")  # type: ignore[attr-defined]
+    assert client.hmp("info network") == [
+        "x: index=0,type=nic,model=null,macaddr=52:54:00:bb:bb:bb"
+    ]
+
+
 def test_hubs_come_first_the_newest_on_top(
     client: Client, network: Network, tmp_path: os.PathLike[str]
 ) -> None:

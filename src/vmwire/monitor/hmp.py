@@ -18,7 +18,7 @@ from vmwire.monitor.pci_classes import class_name
 from vmwire.netdev.hubport import HubportNetdev
 from vmwire.options.table import table_of
 from vmwire.options.values import format_mac
-from vmwire.registry import DescribesItself
+from vmwire.registry import DescribesItself, HasAddress
 
 if TYPE_CHECKING:
     from vmwire.monitor.monitor import Monitor
@@ -116,8 +116,9 @@ def _hubs(monitor: Monitor) -> tuple[list[str], set[Member]]:
 
 def _client(member: Member) -> str:
     if member.kind == "device":
-        mac = format_mac(member.mac or bytes(6))
-        return f"{member.id}: index=0,type=nic,model={member.type},macaddr={mac}"
+        mac = member.chip.mac if isinstance(member.chip, HasAddress) else member.mac
+        shown = format_mac(mac or bytes(6))
+        return f"{member.id}: index=0,type=nic,model={member.type},macaddr={shown}"
     more = f",{member.box.info}" if isinstance(member.box, DescribesItself) else ""
     return f"{member.id}: index=0,type={member.type}{more}"
 
