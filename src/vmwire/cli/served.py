@@ -13,9 +13,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from vmwire import catalogue, registry
+from vmwire import catalogue, network, registry
 from vmwire.daemon import worker
 from vmwire.engine.host import FdStore
+from vmwire.graph import Kind
 from vmwire.network import Network
 from vmwire.options.table import naming, table_of
 
@@ -55,11 +56,13 @@ def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
 
 
 def rehearse(config: Mapping[str, Any]) -> None:
-    """Import what ``build`` takes; ConfigError for options that aren't known any more."""
-    for kind, known in (("netdev", registry.NETDEVS), ("device", registry.DEVICES)):
+    """Import what ``build`` takes; ConfigError for what can't be had any more."""
+    kinds: tuple[Kind, ...] = ("netdev", "device")
+    for kind in kinds:
         for typed, text in config[f"{kind}s"]:
             with naming(f"-{kind} {typed}"):
-                registry.load(known, _values(kind, text)["type"])
+                values = _values(kind, text)
+                network.rehearse(kind, values.pop("type"), values)
     for typed, text in config.get("filters", ()):
         with naming(f"-object {typed}"):
             registry.load_filter(_values("object", text)["type"])

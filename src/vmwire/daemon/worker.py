@@ -60,13 +60,13 @@ def builder(job: Job) -> Builder:
 
 
 def rehearse(config: dict[str, Any]) -> None:
-    """Import what ``build_network`` takes; ConfigError for types that aren't there any more."""
-    from vmwire import registry
+    """Import what ``build_network`` takes; ConfigError for what can't be had any more."""
+    from vmwire import network
 
-    for kind, known in (("netdev", registry.NETDEVS), ("device", registry.DEVICES)):
-        for type, *_ in config.get(f"{kind}s", ()):
-            if registry.load(known, type) is None:
-                raise ConfigError(f"there is no {kind} of type '{type}' any more")
+    for type, values in config.get("netdevs", ()):
+        network.rehearse("netdev", type, values)
+    for type, values, *attach in config.get("devices", ()):
+        network.rehearse("device", type, {**values, **(attach[0] if attach else {})})
 
 
 def build_network(config: dict[str, Any], store: FdStore, restarts: int) -> Network:
