@@ -31,6 +31,7 @@ MODULES = {
         "hubport": "vmwire.netdev.hubport",
         "tap": "vmwire.netdev.tap",
         "user": "vmwire.netdev.user.options",
+        "l2tpv3": "vmwire.netdev.l2tpv3",
         "bridge": "vmwire.netdev.bridge",
     },
     "device": {
@@ -61,7 +62,7 @@ TITLES = {
 ALIASES = {"e1000-82540em": "e1000", "virtio-net": "virtio-net-pci"}
 
 NETDEVS_OF_LATER = (
-    "af-xdp", "l2tpv3", "netmap", "nic", "none", "passt",
+    "af-xdp", "netmap", "nic", "none", "passt",
     "vde", "vhost-user", "vhost-vdpa", "vmnet-bridged", "vmnet-host", "vmnet-shared",
 )  # fmt: skip
 NICS_OF_LATER = (

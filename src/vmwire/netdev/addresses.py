@@ -213,13 +213,16 @@ def described(place: Place) -> dict[str, object]:
     return {"port": str(address[1]), version: True, "host": address[0], "type": "inet"}
 
 
-def look_up(host: str | None, port: str | int, family: int, kind: int, flags: int) -> list[Place]:
+def look_up(
+    host: str | None, port: str | int | None, family: int, kind: int, flags: int
+) -> list[Place]:
     """All addresses of a host, in the C library's order; raises ``ConfigError``."""
     try:
         found = socket.getaddrinfo(host, port, family, kind, 0, flags)
     except (socket.gaierror, UnicodeError) as error:
         reason = error.strerror if isinstance(error, socket.gaierror) else error
-        raise ConfigError(f"address resolution failed for {host or ''}:{port}: {reason}") from None
+        where = f"{host or ''}:{port}" if port is not None else host
+        raise ConfigError(f"address resolution failed for {where}: {reason}") from None
     return [Place(entry[0], entry[4]) for entry in found]
 
 

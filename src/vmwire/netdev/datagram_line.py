@@ -149,7 +149,8 @@ class Wire:
     """What a line is opened with: the socket that hears, and how frames leave.
 
     ``ends`` are (mine, theirs) where superframes may go whole. ``own_address`` is what our own
-    frames come back from (multicast).
+    frames come back from (multicast). ``unwrap`` finds the frame in a datagram that holds more, or
+    says why there is none.
     """
 
     socket: socket.socket
@@ -158,6 +159,7 @@ class Wire:
     largest: int = MAX_FRAME
     ends: tuple[str, str] | None = None
     own_address: Any = None
+    unwrap: Callable[[View], View | str] | None = None
 
 
 class DatagramLine:
@@ -276,7 +278,7 @@ class DatagramLine:
         """Read a batch into ``frames``; return its bytes, and whether there may be more."""
         size = 0
         receive, own = wire.socket.recvfrom_into, wire.own_address
-        receive_into = wire.socket.recv_into
+        receive_into, unwrap = wire.socket.recv_into, wire.unwrap
         source = None
         for slot in self._slots:
             try:
@@ -294,11 +296,19 @@ class DatagramLine:
                 self.port.drops["empty frame"] += 1
             elif own is not None and source == own:
                 self.port.drops["own frame"] += 1
+            elif unwrap is not None:
+                self._unwrapped(unwrap(slot[:length]), frames)
             elif slot[0] == FIRST_BYTE and slot[:SIGNED] == SIGNATURE:
                 self._peer.open(slot[:length], frames)
             else:
                 frames.append(Frame((slot[:length],), length))
         return size, True
+
+    def _unwrapped(self, found: View | str, frames: list[Frame]) -> None:
+        if isinstance(found, str):
+            self.port.drops[found] += 1
+        else:
+            frames.append(Frame((found,), len(found)))
 
     def _resume(self) -> None:
         refused = self._refused

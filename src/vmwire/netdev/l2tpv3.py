@@ -1,0 +1,205 @@
+# SPDX-FileCopyrightText: The vmwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""A pseudowire of Ethernet frames over IP: ``-netdev l2tpv3``, RFC 3931 with static sessions.
+
+    l2tpv3,id=ID,src=HOST,dst=HOST,txsession=N[,rxsession=N][,txcookie=N,rxcookie=N][,cookie64=on]
+    …,udp=on,srcport=PORT,dstport=PORT          in UDP instead of IP protocol 115
+
+A datagram is a header and a frame (section 4.1). All numbers are big-endian:
+
+    0x00030000      4 bytes, in UDP only: flags (T is clear: data) and version
+    session         4 bytes, of the receiver's choosing
+    cookie          0, 4 or 8 bytes that a blind sender would have to guess
+    counter         4 bytes, with counter=on; always 0 with pincounter=on
+    offset          so many zeros
+
+Linux's pseudowires have four bytes of their own behind the cookie, unless they are made with
+``l2spec_type none``: counter=on,pincounter=on stands for them.
+
+Session and cookie of what arrives must be right; its counter is not looked at, so frames that
+overtook each other arrive as they come. Datagrams of others than ``dst`` are dropped by the kernel;
+``strangers=on`` lets them in, as QEMU does. (In QEMU ``cookie64=off`` means 64 bits, too.)
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from vmwire.engine.host import Host
+from vmwire.errors import ConfigError
+from vmwire.netdev.addresses import Place, look_up
+from vmwire.netdev.datagram_line import DatagramLine, Parts, Wire
+from vmwire.options.table import option, record
+from vmwire.options.values import BOOL, IDENTIFIER, STRING, UINT32, UINT64
+from vmwire.wire.frame import View
+
+IPPROTO_L2TP = 115
+DATA_IN_UDP = bytes.fromhex("00030000")
+CONTROL = 0x80
+"""The flag T in a header's first byte: a control message."""
+OFFSETS = 256
+UDP_LARGEST = 65507
+IP_LARGEST = 65515
+
+
+@record("netdev", "l2tpv3")
+@dataclass(slots=True, kw_only=True)
+class L2tpv3Options:
+    """What a user can say about it."""
+
+    id: str = option(IDENTIFIER, required=True)
+    src: str = option(STRING, required=True, help="our name or address")
+    dst: str = option(STRING, required=True, help="the peer's name or address")
+    srcport: str | None = option(STRING, help="our UDP port")
+    dstport: str | None = option(STRING, help="the peer's UDP port")
+    ipv6: bool = option(BOOL, default=False, help="on/off, over IPv6")
+    udp: bool = option(BOOL, default=False, help="on/off, in UDP and not in IP itself")
+    cookie64: bool = option(BOOL, default=False, help="on/off, cookies have 64 bits and not 32")
+    counter: bool = option(BOOL, default=False, help="on/off, a counter in each header")
+    pincounter: bool = option(BOOL, default=False, help="on/off, the counter is always 0")
+    txcookie: int | None = option(UINT64, help="cookie that the peer expects")
+    rxcookie: int | None = option(UINT64, help="cookie that the peer sends")
+    txsession: int = option(UINT32, required=True, help="session of the peer")
+    rxsession: int | None = option(UINT32, help="our session (or that of the peer)")
+    offset: int = option(UINT32, default=0, help="bytes between header and frame, up to 255")
+    strangers: bool = option(
+        BOOL, default=False, ours=True, help="on/off, take frames of others than dst"
+    )
+
+    def __post_init__(self) -> None:
+        if self.udp and (self.srcport is None or self.dstport is None):
+            raise ConfigError("need both src and dst port for udp")
+        if (self.txcookie is None) != (self.rxcookie is None):
+            raise ConfigError("require both 'rxcookie' and 'txcookie' or neither")
+        if self.offset >= OFFSETS:
+            raise ConfigError(f"offset must be less than {OFFSETS} bytes")
+        for name in ("txcookie", "rxcookie"):
+            cookie = getattr(self, name)
+            if cookie is not None and not self.cookie64 and cookie >> 32:
+                raise ConfigError(f"{name} has more than 32 bits: that needs cookie64=on")
+
+
+class Header:
+    """The header of a session: made for what is sent, and judged in what arrives."""
+
+    def __init__(self, options: L2tpv3Options) -> None:
+        self._start = DATA_IN_UDP if options.udp else b""
+        self._tail = bytes(options.offset)
+        self._counts = options.counter
+        self._pinned = options.pincounter
+        self._count = 0
+        session = options.txsession if options.rxsession is None else options.rxsession
+        width = 8 if options.cookie64 else 4
+        self._sent = self._key(options.txsession, options.txcookie, width)
+        self._expected = self._key(session, options.rxcookie, width)
+        self._fixed = self._start + self._sent + self._tail
+        self._in_udp = options.udp
+        # Behind its own header an IPv4 socket of a raw protocol has the packet's.
+        self._has_packet = not options.udp and not options.ipv6
+        self.length = len(self._fixed) + (4 if self._counts else 0)
+
+    @staticmethod
+    def _key(session: int, cookie: int | None, width: int) -> bytes:
+        end = b"" if cookie is None else cookie.to_bytes(width, "big")
+        return session.to_bytes(4, "big") + end
+
+    def next(self) -> bytes:
+        """The header of the next frame that is sent."""
+        if not self._counts:
+            return self._fixed
+        if not self._pinned:
+            self._count = self._count + 1 & 0xFFFFFFFF
+        return self._start + self._sent + self._count.to_bytes(4, "big") + self._tail
+
+    def frame_of(self, datagram: View) -> View | str:
+        """The frame in what arrived, or why there is none."""
+        at = 0
+        if self._has_packet:
+            at = (datagram[0] & 0xF) * 4
+        begin = at + len(self._start)
+        if len(datagram) <= at + self.length:
+            return "too short"
+        if self._in_udp and datagram[at] & CONTROL:
+            return "control message"
+        key = bytes(datagram[begin : begin + len(self._expected)])
+        if key[:4] != self._expected[:4]:
+            return "wrong session"
+        if key != self._expected:
+            return "wrong cookie"
+        return datagram[at + self.length :]
+
+
+class ThroughTunnel:
+    """Sends what it is given behind a header (`datagram_line.Sender`)."""
+
+    def __init__(self, sock: socket.socket, header: Header, address: Any) -> None:
+        self.socket = sock
+        self._header = header
+        self._address = address
+
+    def send(self, parts: Parts) -> None:
+        datagram = [self._header.next(), *parts]
+        try:
+            self._send(datagram)
+        except ConnectionRefusedError:  # said of an earlier one: the peer may be there by now
+            self._send(datagram)
+
+    def _send(self, datagram: Parts) -> None:
+        if self._address is None:
+            self.socket.sendmsg(datagram)
+        else:
+            self.socket.sendmsg(datagram, (), 0, self._address)
+
+    def close(self) -> None:
+        """The socket is the line's."""
+
+
+class L2tpv3Netdev(DatagramLine):
+    """The box."""
+
+    OPTIONS = L2tpv3Options
+
+    def __init__(self, options: L2tpv3Options) -> None:
+        super().__init__(options.id, self._tunnel)
+        self._options = options
+
+    def _tunnel(self, host: Host) -> Wire:
+        options = self._options
+        header = Header(options)
+        here = self._place("src", options.src, options.srcport)
+        there = self._place("dst", options.dst, options.dstport)
+        sock = self._socket()
+        try:
+            sock.bind(here.address)
+            if not options.strangers:
+                sock.connect(there.address)
+        except OSError as error:
+            sock.close()
+            raise ConfigError(f"could not bind socket: {error.strerror}") from None
+        sender = ThroughTunnel(sock, header, there.address if options.strangers else None)
+        largest = (UDP_LARGEST if options.udp else IP_LARGEST) - header.length
+        return Wire(sock, sender, "l2tpv3: connected", largest, unwrap=header.frame_of)
+
+    def _place(self, name: str, host: str, port: str | None) -> Place:
+        options = self._options
+        family = socket.AF_INET6 if options.ipv6 else socket.AF_INET
+        kind = socket.SOCK_DGRAM if options.udp else socket.SOCK_RAW
+        try:
+            return look_up(host, port if options.udp else None, family, kind, 0)[0]
+        except ConfigError as error:
+            raise ConfigError(f"could not resolve {name}: {error.message}") from None
+
+    def _socket(self) -> socket.socket:
+        options = self._options
+        family = socket.AF_INET6 if options.ipv6 else socket.AF_INET
+        try:
+            if options.udp:
+                sock = socket.socket(family, socket.SOCK_DGRAM)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                return sock
+            return socket.socket(family, socket.SOCK_RAW, IPPROTO_L2TP)
+        except OSError as error:
+            hint = "" if options.udp else " (without udp=on it takes CAP_NET_RAW)"
+            raise ConfigError(f"socket creation failed: {error.strerror}{hint}") from None
