@@ -397,7 +397,7 @@ class Network:
     def _with_mac(self, options: Any) -> Any:
         """A card that was given no address gets QEMU's next one, if it is ours to say: behind
         vhost-user the machine has its own."""
-        at_machine = getattr(options, "attach", "") == "vhost-user"
+        at_machine = self._cards is None and getattr(options, "attach", "") == "vhost-user"
         if getattr(options, "mac", b"") is not None or at_machine:
             return options
         taken = {member.mac for member in self.devices.values()}

@@ -229,6 +229,7 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("device_add", {"driver": "e1000", "id": "b", "netdev": 7}),
     ("device_add", {"driver": "e1000", "id": "b", "mac": "zz"}),
     ("device_add", {"driver": "e1000", "id": "b", "addr": "99"}),
+    ("device_add", {"driver": "e1000", "id": "b", "addr": "4"}),
     ("device_add", {"driver": "e1000", "id": "b", "rombar": "x"}),
     ("device_add", {"driver": "e1000", "id": "b", "rombar": 99999999999}),
     ("device_add", {"driver": "e1000", "id": "b", "multifunction": "on"}),
