@@ -288,6 +288,8 @@ class VirtioDevice:
                 return
             self._start(ring)
         self.function.kick(index)
+        if isinstance(ring.queue, RequestQueue):
+            self.revision += 1  # requests change what the function is
 
     def _start_all(self) -> None:
         for ring in self.rings:
