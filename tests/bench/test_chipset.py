@@ -217,5 +217,5 @@ def test_messages_are_writes_to_ram(pc: Bench) -> None:
 
 
 def test_a_bare_machine_takes_no_card() -> None:
-    with Bench(1 << 20, bare=True) as pc, pytest.raises(ConfigError, match="No .PCI. bus"):
+    with Bench(1 << 20, bare=True) as pc, pytest.raises(ConfigError, match="No 'PCI' bus"):
         pc.plug("e1000", addr=4)

@@ -92,6 +92,7 @@ class BenchNic:
     def open(self, host: Host) -> None:
         """Put the card into its slot."""
         self.gate.wake = lambda: host.loop.defer(self._pc.settle)
+        self.nic.function.reset()  # powered on only now, with the cable in it
         self._pc.seat(self.nic)
 
     def close(self) -> None:
