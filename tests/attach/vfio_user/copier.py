@@ -99,13 +99,25 @@ class Copier:
 class Served:
     """The card at ``path``, served from a thread."""
 
-    def __init__(self, folder: Path, store: FdStore | None = None) -> None:
+    def __init__(
+        self, folder: Path, store: FdStore | None = None, card: Description = CARD
+    ) -> None:
         self.path = str(folder / "c0.sock")
         self.loop = Loop()
-        self.nic = CardServer("c0", self.path, CARD, Copier, ROM_IMAGE)
+        self.nic = CardServer("c0", self.path, card, Copier, ROM_IMAGE)
         self.nic.open(Host(self.loop, store or NoStore()))
+        self.run()
+
+    def run(self) -> None:
+        """Serve; also once more after ``stand_still``."""
         self._thread = threading.Thread(target=self.loop.run)
         self._thread.start()
+
+    def stand_still(self) -> None:
+        """Serve nothing for now."""
+        self.loop.stop()
+        self._thread.join()
+        self.loop.idle()
 
     @property
     def chip(self) -> Copier:

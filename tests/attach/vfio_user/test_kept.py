@@ -7,13 +7,16 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from struct import pack
 
 import pytest
 
 from tests.attach.vfio_user.copier import (
+    CARD,
     COUNT,
     GO,
     IDENT,
@@ -39,6 +42,8 @@ from vmwire.bus.pci.vfio_user import (
     Command,
     pack_message,
 )
+from vmwire.engine.host import NotNow
+from vmwire.errors import ConfigError
 
 
 class Store:
@@ -284,3 +289,80 @@ def test_a_state_that_makes_no_sense_costs_the_machine_not_the_worker(
     with workers.now.client() as other:
         assert other.read(0, IDENT) == 0xC0B1E5
     workers.now.wait(lambda: not workers.now.nic.stats()["connected"])
+
+
+# Handing over on purpose
+
+
+def hand_over(workers: Workers, successor: Callable[[], Served]) -> None:
+    """The worker stands still and puts everything down; ``successor`` opens on trial."""
+    old = workers.now
+    old.stand_still()
+    old.nic.hand_over()
+    workers.store.on_trial = True
+    try:
+        workers.now = successor()
+    finally:
+        workers.store.on_trial = False
+    old.die()
+
+
+def test_a_successor_goes_on_at_once(workers: Workers, pc: Client) -> None:
+    for number in range(5):
+        pc.write(0, SCRATCH, number)
+        hand_over(workers, lambda: Served(workers.folder, workers.store))
+        assert pc.read(0, SCRATCH) == number
+    assert workers.now.stats()["connections"] == 1
+
+
+def test_a_successor_with_another_card_refuses_and_the_old_worker_goes_on(
+    workers: Workers, pc: Client
+) -> None:
+    pc.write(0, SCRATCH, 7)
+    bars = tuple(replace(bar, size=2 * bar.size) for bar in CARD.bars)
+    with pytest.raises(ConfigError, match="with other regions"):
+        hand_over(
+            workers, lambda: Served(workers.folder, workers.store, card=replace(CARD, bars=bars))
+        )
+    workers.now.nic.go_on()
+    workers.now.run()
+    assert pc.read(0, SCRATCH) == 7
+    pc.map(0, 0x1000).close()
+
+
+def test_a_successor_of_another_version_refuses(
+    workers: Workers, pc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "STATE_VERSION", kept.STATE_VERSION + 1)
+    with pytest.raises(ConfigError, match="another version"):
+        hand_over(workers, lambda: Served(workers.folder, workers.store))
+    workers.now.run()
+    assert pc.read(0, IDENT)
+
+
+def test_half_a_message_with_descriptors_is_waited_for(workers: Workers, pc: Client) -> None:
+    message = pack_message(1, Command.DMA_MAP, bytes(32))
+    with socket.socketpair()[0] as other:
+        socket.send_fds(pc.socket, [message[:20]], [other.fileno()])
+    session = workers.now.nic._session
+    assert session is not None
+    workers.now.wait(lambda: session.channel.busy)
+    workers.now.stand_still()
+    with pytest.raises(NotNow, match="in the middle"):
+        workers.now.nic.hand_over()
+    workers.now.run()
+    pc.socket.sendall(message[20:])
+    pc.socket.recv(100)  # refused: it makes no sense
+    hand_over(workers, lambda: Served(workers.folder, workers.store))
+    assert pc.read(0, IDENT)
+
+
+def test_half_a_message_without_descriptors_is_handed_over(workers: Workers, pc: Client) -> None:
+    message = pack_message(1, Command.DEVICE_RESET)
+    pc.socket.sendall(message[:9])
+    session = workers.now.nic._session
+    assert session is not None
+    workers.now.wait(lambda: len(session.channel.data) == 9)
+    hand_over(workers, lambda: Served(workers.folder, workers.store))
+    pc.socket.sendall(message[9:])
+    assert pc.socket.recv(100)[:4] == message[:4]
