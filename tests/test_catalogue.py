@@ -59,7 +59,7 @@ def test_what_is_not_served_yet_is_an_error_that_says_so(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"), [("netdev", "vde,id=t"), ("device", "pcnet"), ("device", "rtl8139,id=n")]
+    ("kind", "text"), [("netdev", "af-xdp,id=t"), ("device", "pcnet"), ("device", "rtl8139,id=n")]
 )
 def test_types_of_qemu_that_are_not_served_are_told_from_misspelt_ones(
     kind: str, text: str

@@ -32,6 +32,7 @@ MODULES = {
         "tap": "vmwire.netdev.tap",
         "user": "vmwire.netdev.user.options",
         "l2tpv3": "vmwire.netdev.l2tpv3",
+        "vde": "vmwire.netdev.vde",
         "bridge": "vmwire.netdev.bridge",
     },
     "device": {
@@ -63,7 +64,7 @@ ALIASES = {"e1000-82540em": "e1000", "virtio-net": "virtio-net-pci"}
 
 NETDEVS_OF_LATER = (
     "af-xdp", "netmap", "nic", "none", "passt",
-    "vde", "vhost-user", "vhost-vdpa", "vmnet-bridged", "vmnet-host", "vmnet-shared",
+    "vhost-user", "vhost-vdpa", "vmnet-bridged", "vmnet-host", "vmnet-shared",
 )  # fmt: skip
 NICS_OF_LATER = (
     "i82550", "i82551", "i82557a", "i82557b", "i82557c", "i82558a", "i82558b", "i82559a",

@@ -109,6 +109,7 @@ NETDEVS: Mapping[str, str] = {
     "stream": "vmwire.netdev.stream:StreamNetdev",
     "dgram": "vmwire.netdev.dgram:DgramNetdev",
     "l2tpv3": "vmwire.netdev.l2tpv3:L2tpv3Netdev",
+    "vde": "vmwire.netdev.vde:VdeNetdev",
     "null": "vmwire.netdev.null:NullNetdev",
 }
 DEVICES: Mapping[str, str] = {
