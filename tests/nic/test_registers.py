@@ -136,3 +136,49 @@ def test_a_handler_for_another_banks_register_fails() -> None:
 
             @Example.CTRL.on_write
             def _on_ctrl(self, value: int) -> None: ...
+
+
+class Shared(Bank, size=64):
+    ONE = Register(0x00, reset=1)
+    TWO = Register(0x04, reset=2)
+
+
+class Doing(Shared):
+    heard = 0
+
+    @Shared.ONE.on_write
+    def _on_one(self, value: int) -> None:
+        self.heard = value
+
+
+class Having(Shared):
+    TWO = Register(0x04, reset=22)
+    THREE = Register(0x08, reset=3, clear_on_read=True)
+
+
+Having.add_aliases({0x30: 0x00, 0x38: 0x08})
+
+
+class Both(Doing, Having):
+    pass
+
+
+def test_a_bank_of_two_has_the_registers_and_handlers_of_both() -> None:
+    bank = Both()
+    assert (bank.ONE, bank.TWO, bank.THREE) == (1, 22, 3)
+    bank.store32(0, 5)
+    assert (bank.heard, bank.load32(8), bank.load32(8)) == (5, 3, 0)
+
+
+def test_an_alias_is_the_register_itself_with_its_effects() -> None:
+    bank = Both()
+    bank.store32(0x30, 9)
+    assert (bank.heard, bank.load32(0), bank.load32(0x30)) == (9, 9, 9)
+    assert (bank.load32(0x38), bank.load32(0x08)) == (3, 0)
+
+
+def test_hidden_registers_read_as_zero_in_that_bank_alone() -> None:
+    bank = Both()
+    bank.hide(["TWO", "THREE"])
+    assert (bank.load32(4), bank.load32(8), bank.load32(0)) == (0, 0, 1)
+    assert Both().load32(4) == 22

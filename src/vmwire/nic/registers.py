@@ -24,7 +24,7 @@ dump, save and restore come from the table, and a chip's parts share the list: p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from struct import pack, unpack
 from typing import Any, ClassVar, TypeVar, overload
 
@@ -116,7 +116,10 @@ def _mark(function: Function, kind: str, place: Register | Array) -> Function:
 
 
 class Bank:
-    """A window of registers. Subclasses declare them; ``size`` is the window's in bytes."""
+    """A window of registers. Subclasses declare them; ``size`` is the window's in bytes.
+
+    A class may derive from several banks: it has the registers and the handlers of all of them.
+    """
 
     SIZE: ClassVar[int] = 0
     TABLE: ClassVar[Mapping[str, Register | Array]] = {}
@@ -130,10 +133,12 @@ class Bank:
         super().__init_subclass__(**rest)
         if size is not None:
             cls.SIZE = size
-        own = {name: it for name, it in vars(cls).items() if isinstance(it, Register | Array)}
-        cls.TABLE = {**cls.TABLE, **own}
+        own = dict(_registers_of(cls))
+        banks = [base for base in reversed(cls.__mro__) if issubclass(base, Bank)]
+        cls.TABLE = {name: it for bank in banks for name, it in _registers_of(bank)}
         cls._lay_out()
-        cls._readers, cls._writers = dict(cls._readers), dict(cls._writers)
+        cls._readers = {at: it for bank in banks for at, it in bank._readers.items()}
+        cls._writers = {at: it for bank in banks for at, it in bank._writers.items()}
         for place in own.values():
             if isinstance(place, Register) and place.clear_on_read:
                 cls._readers[place.offset] = _clearing(place.index)
@@ -170,12 +175,24 @@ class Bank:
                     handlers: dict[int, Any] = cls._readers if kind == "read" else cls._writers
                     handlers[index * 4] = function
 
+    @classmethod
+    def add_aliases(cls, aliases: Mapping[int, int]) -> None:
+        """Have accesses to some offsets mean others."""
+        cls._readers |= {at: _reading(target) for at, target in aliases.items()}
+        cls._writers |= {at: _writing(target) for at, target in aliases.items()}
+
     def __init__(self) -> None:
         self.words = list(self._resets)
+        self._reader_of: Callable[[int], Callable[[Any], int] | None] = self._readers.get
+
+    def hide(self, names: Iterable[str]) -> None:
+        """Have these registers read as zero from now on."""
+        indices = (index for name in names for index in self.TABLE[name].indexes)
+        self._reader_of = {**self._readers, **{4 * at: _read_nothing for at in indices}}.get
 
     def load32(self, offset: int) -> int:
         """Read the register at ``offset`` (a multiple of 4, inside), with its side effects."""
-        reader = self._readers.get(offset)
+        reader = self._reader_of(offset)
         return self.words[offset >> 2] if reader is None else reader(self)
 
     def store32(self, offset: int, value: int) -> None:
@@ -214,6 +231,25 @@ class Bank:
         found = unpack(f"<{len(self._declared)}I", block)
         for index, value in zip(self._declared, found, strict=True):
             self.words[index] = value
+
+
+def _registers_of(bank: type[Bank]) -> Iterator[tuple[str, Register | Array]]:
+    """What a class declares itself."""
+    for name, it in vars(bank).items():
+        if isinstance(it, Register | Array):
+            yield name, it
+
+
+def _read_nothing(bank: Bank) -> int:
+    return 0
+
+
+def _reading(offset: int) -> Callable[[Bank], int]:
+    return lambda bank: bank.load32(offset)
+
+
+def _writing(offset: int) -> Callable[[Bank, int], None]:
+    return lambda bank, value: bank.store32(offset, value)
 
 
 def _clearing(index: int) -> Callable[[Bank], int]:

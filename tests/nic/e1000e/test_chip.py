@@ -123,7 +123,7 @@ def test_reading_an_asserted_cause_lowers_the_pin_and_masks_by_iam() -> None:
     assert rig.read(R.IMS) == RXT0
 
 
-@pytest.mark.parametrize(("number", "cause"), enumerate((*RXQ, *TXQ, OTHER)))
+@pytest.mark.parametrize(("number", "cause"), list(enumerate((*RXQ, *TXQ, OTHER))))
 def test_each_cause_sends_its_vector_once(number: int, cause: int) -> None:
     rig = with_messages(Rig())
     rig.write(R.IMS, cause)

@@ -14,49 +14,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
-from struct import Struct
-from typing import Any
+from typing import Any, ClassVar
 
 from vmwire.bus.pci.chip import Slot
 from vmwire.nic.e1000.eeprom import Eeprom, contents
 from vmwire.nic.e1000.filters import Filters
 from vmwire.nic.e1000.interrupts import Causes
-from vmwire.nic.e1000.models import IO_WINDOW, Model
-from vmwire.nic.e1000.phy import ERROR, INT_EN, Phy
+from vmwire.nic.e1000.mac import Mac, Places
+from vmwire.nic.e1000.models import Model
+from vmwire.nic.e1000.phy import Phy
 from vmwire.nic.e1000.receive import LONGEST, Receiver
 from vmwire.nic.e1000.registers import (
     CTRL_EXT_EE_RST,
-    CTRL_FD,
-    CTRL_FRCDPX,
-    CTRL_FRCSPD,
     CTRL_PHY_RST,
     CTRL_RST,
-    CTRL_SLU,
-    CTRL_SPEED_SHIFT,
     EXTRA,
-    LSC,
-    MDAC,
-    RAH_AV,
-    RCTL_EN,
-    RCTL_LBM,
     RDTR_FPD,
-    STATUS_ASDV_SHIFT,
-    STATUS_FD,
     STATUS_LU,
-    STATUS_SPEED_SHIFT,
     Registers,
 )
-from vmwire.nic.e1000.shared_registers import WINDOW
 from vmwire.nic.e1000.statistics import Statistics
 from vmwire.nic.e1000.transmit import Transmitter
 from vmwire.wire.frame import Frame, Gso
 from vmwire.wire.offload import finish
 from vmwire.wire.port import Accepts, Port
-from vmwire.wire.port import stats as port_stats
-
-REGISTERS, IO = 0, 1
-IOADDR, IODATA = 0, 4
 
 CTRL = Registers.CTRL.index
 ICR = Registers.ICR.index
@@ -64,32 +45,27 @@ IMS = Registers.IMS.index
 RCTL = Registers.RCTL.index
 STATUS = Registers.STATUS.index
 
-_STATUS_LINK_BITS = STATUS_FD | STATUS_LU | 3 << STATUS_SPEED_SHIFT | 3 << STATUS_ASDV_SHIFT
-
-_DETECTED = (0, 1, 3)
-"""How STATUS.ASDV spells 10, 100 and 1000 Mbit/s; 1000 has two spellings."""
-
-_PLACES = tuple(
-    register.index
-    for register in (
+_PLACES = Places(
+    (
         Registers.ICR, Registers.ITR, Registers.IMS, Registers.RCTL, Registers.TCTL,
         Registers.RDBAL, Registers.RDBAH, Registers.RDLEN, Registers.RDH, Registers.RDT,
         Registers.TDBAL, Registers.TDBAH, Registers.TDLEN, Registers.TDH, Registers.TDT,
     )
 )  # fmt: skip
-_PLACE = Struct(f"<{len(_PLACES)}I")
-_place_of = itemgetter(*_PLACES)
 
 STATE_VERSION = 1
 
 
-class E1000(Registers):
+class E1000(Mac, Registers):
     """One card of the family; see ``vmwire.bus.pci.chip.Chip`` for the contract.
 
     ``autonegotiation``: the link takes its time to come up. ``mitigation``: interrupts are put off
     as the registers ask. ``init_vet``: VET is 8100h after a reset. ``extra_registers``: those of
     ``EXTRA`` are there. ``migrate_tso_props``: a saved state holds a context for segmentation.
     """
+
+    IO_REGION: ClassVar[int] = 1
+    DETECTED: ClassVar[tuple[int, int, int]] = (0, 1, 3)
 
     def __init__(
         self,
@@ -116,9 +92,12 @@ class E1000(Registers):
         )
         self._init_vet = init_vet
         self._io_address = 0
-        self._missing = set() if extra_registers else _indexes(EXTRA)
+        if not extra_registers:
+            self.hide(EXTRA)
         self._eeprom = Eeprom(contents(mac, model.device))
-        self._causes = Causes(self.words, slot.interrupts, slot.timers, moderated=mitigation)
+        self._causes: Causes = Causes(
+            self.words, slot.interrupts, slot.timers, moderated=mitigation
+        )
         self._phy = Phy(model.phy_id2, slot.timers, self._on_link, slow=autonegotiation)
         self._statistics = Statistics(self.words)
         self._filters = Filters(self.words)
@@ -130,53 +109,6 @@ class E1000(Registers):
             self.drops, saves_segmentation=migrate_tso_props,
         )  # fmt: skip
         self.reset()
-
-    # Accesses
-
-    def load(self, region: int, offset: int, size: int) -> int:
-        """Read registers."""
-        if region == REGISTERS and size == 4 and not offset & 3 and offset < WINDOW:
-            reader = self._readers.get(offset)
-            value = self.words[offset >> 2] if reader is None else reader(self)
-            return 0 if self._missing and offset >> 2 in self._missing else value
-        value = done = 0
-        while done < size:  # a part, or parts, of whole registers
-            at = offset + done
-            width = min(4 - (at & 3), size - done)
-            whole = self._load_word(region, at & ~3) >> 8 * (at & 3)
-            value |= (whole & (1 << 8 * width) - 1) << 8 * done
-            done += width
-        return value
-
-    def _load_word(self, region: int, offset: int) -> int:
-        if region == REGISTERS and 0 <= offset < WINDOW:
-            return self.load(REGISTERS, offset, 4)
-        if region == IO and offset == IOADDR:
-            return self._io_address
-        if region == IO and offset == IODATA and self._io_address < WINDOW:
-            return self.load(REGISTERS, self._io_address & ~3, 4)
-        return 0
-
-    def store(self, region: int, offset: int, size: int, value: int) -> None:
-        """Write registers."""
-        if region == REGISTERS and size == 4 and not offset & 3 and offset < WINDOW:
-            self.store32(offset, value)
-            return
-        done = 0
-        while done < size:
-            at = offset + done
-            width = min(4 - (at & 3), size - done)
-            part = value >> 8 * done & (1 << 8 * width) - 1
-            self._store_word(region, at & ~3, part << 8 * (at & 3))
-            done += width
-
-    def _store_word(self, region: int, offset: int, value: int) -> None:
-        if region == REGISTERS and 0 <= offset < WINDOW:
-            self.store32(offset, value)
-        elif region == IO and offset == IOADDR:
-            self._io_address = value
-        elif region == IO and offset == IODATA and self._io_address < WINDOW:
-            self.store32(self._io_address & ~3, value)
 
     # Reset and state
 
@@ -195,18 +127,12 @@ class E1000(Registers):
         self.reset_registers()
         if not self._init_vet:
             self.VET = 0
-        self._load_address()
+        self._take_address(self._eeprom.mac)
         self._transmitter.reset()
         self._receiver.reset()
         self.EECD = self._eeprom.pins()
         self._show_link()
         self._note_receiver()
-
-    def _load_address(self) -> None:
-        """Put the EEPROM's address into the first receive address."""
-        mac = self._eeprom.mac
-        self.words[Registers.RAL.index] = int.from_bytes(mac[:4], "little")
-        self.words[Registers.RAH.index] = RAH_AV | int.from_bytes(mac[4:], "little")
 
     def save(self) -> dict[str, Any]:
         """Return the whole state as plain data."""
@@ -223,15 +149,7 @@ class E1000(Registers):
 
     def save_place(self) -> bytes:
         """Return the rings' and the interrupts' registers; see ``vmwire.bus.pci.chip.Placed``."""
-        return _PLACE.pack(*_place_of(self.words))
-
-    def _restore_place(self, place: object) -> None:
-        if place is None:
-            return
-        if not isinstance(place, bytes) or len(place) != _PLACE.size:
-            raise ValueError("not a card's place in its rings")
-        for index, value in zip(_PLACES, _PLACE.unpack(place), strict=True):
-            self.words[index] = value
+        return _PLACES.pack(self.words)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take on a state that ``save`` gave. ValueError if it isn't one."""
@@ -240,7 +158,7 @@ class E1000(Registers):
                 raise ValueError(f"not a state of this {self.model.chip}")
             self._causes.reset()
             self.restore_registers(bytes(state["registers"]))
-            self._restore_place(state.get("place"))
+            _PLACES.put(self.words, state.get("place"))
             self._io_address = int(state["io_address"]) & 0xFFFFFFFF
             self._eeprom.restore(state["eeprom"])
             self._phy.restore(state["phy"], self.port.carrier)
@@ -261,18 +179,10 @@ class E1000(Registers):
             self._phy.hard_reset()
         self._show_link()
 
-    @Registers.CTRL_DUP.on_write
-    def _on_ctrl_dup(self, value: int) -> None:
-        self.store32(Registers.CTRL.offset, value)
-
-    @Registers.CTRL_DUP.on_read
-    def _read_ctrl_dup(self) -> int:
-        return self.CTRL
-
     @Registers.CTRL_EXT.on_write
     def _on_ctrl_ext(self, value: int) -> None:
         if value & CTRL_EXT_EE_RST:
-            self._load_address()
+            self._take_address(self._eeprom.mac)
             self._filters.forget()
 
     @Registers.EECD.on_write
@@ -284,21 +194,11 @@ class E1000(Registers):
     def _on_eerd(self, value: int) -> None:
         self.EERD = self._eeprom.read_register(value)
 
-    @Registers.MDIC.on_write
-    def _on_mdic(self, value: int) -> None:
-        self.MDIC = done = self._phy.access(value)
-        if value & INT_EN and not done & ERROR:
-            self._causes.raise_(MDAC)
-
     @Registers.WUS.on_write
     def _on_wus(self, value: int) -> None:
         self.WUS &= ~value
 
     # Interrupts
-
-    @Registers.ICR.on_read
-    def _read_icr(self) -> int:
-        return self._causes.read()
 
     @Registers.ICR.on_write
     def _on_icr(self, value: int) -> None:
@@ -314,33 +214,10 @@ class E1000(Registers):
         self.words[IMS] |= value
         self._causes.update()
 
-    @Registers.IMC.on_write
-    def _on_imc(self, value: int) -> None:
-        self.words[IMS] &= ~value
-        self._causes.update()
-
     @Registers.RDTR.on_write
     def _on_rdtr(self, value: int) -> None:
         if value & RDTR_FPD:
             self._causes.rx.flush()
-
-    # Statistics' pairs
-
-    @Registers.GORCH.on_read
-    def _read_gorch(self) -> int:
-        return self._statistics.read_pair_high(Registers.GORCL.index)
-
-    @Registers.GOTCH.on_read
-    def _read_gotch(self) -> int:
-        return self._statistics.read_pair_high(Registers.GOTCL.index)
-
-    @Registers.TORH.on_read
-    def _read_torh(self) -> int:
-        return self._statistics.read_pair_high(Registers.TORL.index)
-
-    @Registers.TOTH.on_read
-    def _read_toth(self) -> int:
-        return self._statistics.read_pair_high(Registers.TOTL.index)
 
     # Transmit
 
@@ -364,11 +241,6 @@ class E1000(Registers):
             self._receiver.receive_own([frame] if frame.offload.plain else finish(frame))
         return len(frames)
 
-    @property
-    def _loops(self) -> bool:
-        """Whether what is sent comes back, by the MAC's or the PHY's loopback."""
-        return bool(self.words[RCTL] & RCTL_LBM) or self._phy.loopback
-
     # Receive
 
     @Registers.RCTL.on_write
@@ -385,12 +257,6 @@ class E1000(Registers):
             if not self._receiver.starved:
                 self.port.resume()
 
-    @Registers.RAL.on_write
-    @Registers.RAH.on_write
-    @Registers.MTA.on_write
-    def _on_filter(self, value: int) -> None:
-        self._filters.forget()
-
     def _note_receiver(self) -> None:
         """The receiver was set up anew."""
         self._filters.forget()
@@ -404,52 +270,3 @@ class E1000(Registers):
             self.drops["no link"] += len(frames)
             return len(frames)
         return self._receiver.receive(frames)
-
-    # Link
-
-    def set_link(self, up: bool) -> None:
-        """Plug or pull the cable at the card."""
-        self.port.set_link(up)
-
-    def _on_carrier(self, carrier: bool) -> None:
-        self._phy.set_carrier(carrier)
-
-    def _on_link(self) -> None:
-        """The PHY's link came or went."""
-        self._show_link()
-        self._causes.raise_(LSC)
-
-    def _show_link(self) -> None:
-        """Work STATUS out of the PHY's link and CTRL."""
-        phy, ctrl = self._phy, self.words[CTRL]
-        speed, full = phy.speed, phy.full_duplex
-        shown = _DETECTED[speed] << STATUS_ASDV_SHIFT
-        if ctrl & CTRL_FRCSPD:
-            speed = min(ctrl >> CTRL_SPEED_SHIFT & 3, 2)
-        if ctrl & CTRL_FRCDPX:
-            full = bool(ctrl & CTRL_FD)
-        if phy.up and ctrl & CTRL_SLU:
-            shown |= STATUS_LU
-        shown |= speed << STATUS_SPEED_SHIFT | (STATUS_FD if full else 0)
-        self.words[STATUS] = self.words[STATUS] & ~_STATUS_LINK_BITS | shown
-
-    def stats(self) -> dict[str, object]:
-        """Return counters as plain data."""
-        words = self.words
-        return port_stats(self.port) | {
-            "drops": dict(self.drops + self.port.drops),
-            "interrupts": self._causes.raised,
-            "link": bool(words[STATUS] & STATUS_LU),
-            "receiver": bool(words[RCTL] & RCTL_EN),
-            "registers": {
-                name: words[getattr(Registers, name).index]
-                for name in ("GPRC", "GPTC", "MPC", "RNBC", "ROC")
-            },
-        }
-
-
-def _indexes(names: frozenset[str]) -> set[int]:
-    return {index for name in names for index in Registers.TABLE[name].indexes}
-
-
-assert IO_WINDOW > IODATA

@@ -76,7 +76,6 @@ class Registers(SharedRegisters, size=WINDOW):
 
     # General
     CTRL = Register(0x0000, reset=0x00140240, mask=0x7FFFFFFF & ~CTRL_RST)
-    CTRL_DUP = Register(0x0004, mask=0)
     STATUS = Register(0x0008, reset=0x80080783, mask=0)
     EECD = Register(0x0010, reset=0x00000188, mask=0)
     CTRL_EXT = Register(0x0018, mask=0xFFFFFFFF & ~CTRL_EXT_EE_RST)

@@ -17,6 +17,7 @@ class SharedRegisters(Bank, size=WINDOW):
     """Queue 0's rings, interrupts, statistics, filters."""
 
     # General
+    CTRL_DUP = Register(0x0004, mask=0)
     EERD = Register(0x0014, mask=0)
     MDIC = Register(0x0020, mask=0)
     FCAL = Register(0x0028)

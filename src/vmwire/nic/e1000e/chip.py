@@ -14,43 +14,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
-from struct import Struct
-from typing import Any
+from typing import Any, ClassVar
 
 from vmwire.bus.pci.chip import Slot
 from vmwire.nic.e1000.filters import Filters
-from vmwire.nic.e1000.phy import ERROR, INT_EN
+from vmwire.nic.e1000.mac import Mac, Places
 from vmwire.nic.e1000.receive import LONGEST
 from vmwire.nic.e1000.registers import (
     CTRL_EXT_EE_RST,
-    CTRL_FD,
-    CTRL_FRCDPX,
-    CTRL_FRCSPD,
     CTRL_PHY_RST,
     CTRL_RST,
-    CTRL_SLU,
-    CTRL_SPEED_SHIFT,
-    LSC,
-    MDAC,
-    RAH_AV,
-    RCTL_EN,
-    RCTL_LBM,
     RDTR_FPD,
-    STATUS_ASDV_SHIFT,
-    STATUS_FD,
     STATUS_LU,
-    STATUS_SPEED_SHIFT,
 )
-from vmwire.nic.e1000.shared_registers import WINDOW
 from vmwire.nic.e1000.statistics import Statistics
 from vmwire.nic.e1000e.interrupts import Causes
-from vmwire.nic.e1000e.models import IO_WINDOW
 from vmwire.nic.e1000e.nvm import Nvm, contents
 from vmwire.nic.e1000e.phy import PagedPhy
 from vmwire.nic.e1000e.receive import ExtendedReceiver, Shared, SplitReceiver
 from vmwire.nic.e1000e.registers import (
-    ALIASES,
     CTRL_EXT_PBA_CLR,
     CTRL_MASTER_DISABLE,
     EEMNGCTL_CFG_DONE,
@@ -70,10 +52,6 @@ from vmwire.nic.e1000e.transmit import QueueTransmitter
 from vmwire.wire.frame import Frame, Gso
 from vmwire.wire.offload import finish
 from vmwire.wire.port import Accepts, Port
-from vmwire.wire.port import stats as port_stats
-
-REGISTERS, FLASH, IO, MESSAGES = range(4)
-IOADDR, IODATA = 0, 4
 
 CTRL = Registers.CTRL.index
 ICR = Registers.ICR.index
@@ -81,12 +59,10 @@ IMS = Registers.IMS.index
 RCTL = Registers.RCTL.index
 STATUS = Registers.STATUS.index
 
-_STATUS_LINK_BITS = STATUS_FD | STATUS_LU | 3 << STATUS_SPEED_SHIFT | 3 << STATUS_ASDV_SHIFT
 _RCTL_DTYP = 3 << 10
 
-_PLACES = tuple(
-    register.index
-    for register in (
+_PLACES = Places(
+    (
         Registers.ICR, Registers.IMS, Registers.RCTL, Registers.TCTL,
         Registers.RDBAL, Registers.RDBAH, Registers.RDLEN, Registers.RDH, Registers.RDT,
         Registers.TDBAL, Registers.TDBAH, Registers.TDLEN, Registers.TDH, Registers.TDT,
@@ -96,19 +72,19 @@ _PLACES = tuple(
         Registers.RXCSUM, Registers.RFCTL, Registers.PSRCTL,
     )
 )  # fmt: skip
-_PLACE = Struct(f"<{len(_PLACES)}I")
-_place_of = itemgetter(*_PLACES)
-assert _PLACE.size <= 240
 
 STATE_VERSION = 1
 
 
-class E1000E(Registers):
+class E1000E(Mac, Registers):
     """The card; see ``vmwire.bus.pci.chip.Chip`` for the contract.
 
     ``init_vet``: VET is 8100h after a reset. ``offloads``: superframes and unfinished checksums
     pass between the card and its wire. ``migrate_timadj``: a saved state holds TIMADJ.
     """
+
+    IO_REGION: ClassVar[int] = 2
+    DETECTED: ClassVar[tuple[int, int, int]] = (0, 1, 2)
 
     def __init__(
         self,
@@ -135,7 +111,7 @@ class E1000E(Registers):
         self._migrate_timadj = migrate_timadj
         self._io_address = 0
         self._nvm = Nvm(contents(mac))
-        self._causes = Causes(self.words, slot.interrupts, slot.timers)
+        self._causes: Causes = Causes(self.words, slot.interrupts, slot.timers)
         self._phy = PagedPhy(slot.timers, self._on_link)
         self._statistics = Statistics(self.words)
         self._filters = Filters(self.words)
@@ -160,62 +136,6 @@ class E1000E(Registers):
             for queue in range(QUEUES)
         ]  # fmt: skip
 
-    # Accesses
-
-    def load(self, region: int, offset: int, size: int) -> int:
-        """Read registers."""
-        if region == REGISTERS and size == 4 and not offset & 3:
-            return self._load_register(offset)
-        value = done = 0
-        while done < size:  # a part, or parts, of whole registers
-            at = offset + done
-            width = min(4 - (at & 3), size - done)
-            whole = self._load_word(region, at & ~3) >> 8 * (at & 3)
-            value |= (whole & (1 << 8 * width) - 1) << 8 * done
-            done += width
-        return value
-
-    def _load_register(self, offset: int) -> int:
-        if offset >= WINDOW:
-            return 0
-        offset = ALIASES.get(offset, offset)
-        reader = self._readers.get(offset)
-        return self.words[offset >> 2] if reader is None else reader(self)
-
-    def _load_word(self, region: int, offset: int) -> int:
-        if region == REGISTERS:
-            return self._load_register(offset)
-        if region == IO and offset == IOADDR:
-            return self._io_address
-        if region == IO and offset == IODATA:
-            return self._load_register(self._io_address & ~3)
-        return 0
-
-    def store(self, region: int, offset: int, size: int, value: int) -> None:
-        """Write registers."""
-        if region == REGISTERS and size == 4 and not offset & 3:
-            self._store_register(offset, value)
-            return
-        done = 0
-        while done < size:
-            at = offset + done
-            width = min(4 - (at & 3), size - done)
-            part = value >> 8 * done & (1 << 8 * width) - 1
-            self._store_word(region, at & ~3, part << 8 * (at & 3))
-            done += width
-
-    def _store_register(self, offset: int, value: int) -> None:
-        if offset < WINDOW:
-            self.store32(ALIASES.get(offset, offset), value)
-
-    def _store_word(self, region: int, offset: int, value: int) -> None:
-        if region == REGISTERS:
-            self._store_register(offset, value)
-        elif region == IO and offset == IOADDR:
-            self._io_address = value
-        elif region == IO and offset == IODATA:
-            self._store_register(self._io_address & ~3, value)
-
     # Reset and state
 
     def reset(self) -> None:
@@ -235,7 +155,7 @@ class E1000E(Registers):
         self.TIMINCA = stamped
         if not self._init_vet:
             self.VET = 0
-        self._load_address()
+        self._take_address(self._nvm.mac)
         for transmitter in self._transmitters:
             transmitter.reset()
         for receiver in (*self._plain, *self._split):
@@ -243,12 +163,6 @@ class E1000E(Registers):
         self._scaling.forget()
         self._show_link()
         self._note_receiver()
-
-    def _load_address(self) -> None:
-        """Put the NVM's address into the first receive address."""
-        mac = self._nvm.mac
-        self.words[Registers.RAL.index] = int.from_bytes(mac[:4], "little")
-        self.words[Registers.RAH.index] = RAH_AV | int.from_bytes(mac[4:], "little")
 
     def save(self) -> dict[str, Any]:
         """Return the whole state as plain data."""
@@ -267,15 +181,7 @@ class E1000E(Registers):
 
     def save_place(self) -> bytes:
         """Return the rings' and the interrupts' registers; see ``vmwire.bus.pci.chip.Placed``."""
-        return _PLACE.pack(*_place_of(self.words))
-
-    def _restore_place(self, place: object) -> None:
-        if place is None:
-            return
-        if not isinstance(place, bytes) or len(place) != _PLACE.size:
-            raise ValueError("not a card's place in its rings")
-        for index, value in zip(_PLACES, _PLACE.unpack(place), strict=True):
-            self.words[index] = value
+        return _PLACES.pack(self.words)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take on a state that ``save`` gave. ValueError if it isn't one."""
@@ -292,7 +198,7 @@ class E1000E(Registers):
     def _restore_parts(self, state: Mapping[str, Any]) -> None:
         self._causes.reset()
         self.restore_registers(bytes(state["registers"]))
-        self._restore_place(state.get("place"))
+        _PLACES.put(self.words, state.get("place"))
         if not self._migrate_timadj:
             self.TIMADJL = self.TIMADJH = 0
         self._io_address = int(state["io_address"]) & 0xFFFFFFFF
@@ -316,14 +222,6 @@ class E1000E(Registers):
         self._show_link()
         self._causes.update()
 
-    @Registers.CTRL_DUP.on_write
-    def _on_ctrl_dup(self, value: int) -> None:
-        self.store32(Registers.CTRL.offset, value)
-
-    @Registers.CTRL_DUP.on_read
-    def _read_ctrl_dup(self) -> int:
-        return self.CTRL
-
     @Registers.STATUS.on_write
     def _on_status(self, value: int) -> None:
         if not value & STATUS_PHYRA:
@@ -332,7 +230,7 @@ class E1000E(Registers):
     @Registers.CTRL_EXT.on_write
     def _on_ctrl_ext(self, value: int) -> None:
         if value & CTRL_EXT_EE_RST:
-            self._load_address()
+            self._take_address(self._nvm.mac)
             self._filters.forget()
 
     @Registers.EECD.on_write
@@ -347,12 +245,6 @@ class E1000E(Registers):
     def _on_eewr(self, value: int) -> None:
         self.EEWR = self._nvm.write_register(value)
 
-    @Registers.MDIC.on_write
-    def _on_mdic(self, value: int) -> None:
-        self.MDIC = done = self._phy.access(value)
-        if value & INT_EN and not done & ERROR:
-            self._causes.raise_(MDAC)
-
     @Registers.SWSM.on_read
     def _read_swsm(self) -> int:
         """Who reads SMBI as clear has it."""
@@ -361,10 +253,6 @@ class E1000E(Registers):
         return value
 
     # Interrupts
-
-    @Registers.ICR.on_read
-    def _read_icr(self) -> int:
-        return self._causes.read()
 
     @Registers.ICR.on_write
     def _on_icr(self, value: int) -> None:
@@ -383,11 +271,6 @@ class E1000E(Registers):
         self.words[IMS] |= value & WRITABLE_CAUSES
         if self.CTRL_EXT & CTRL_EXT_PBA_CLR:
             self._causes.forget(value)
-        self._causes.update()
-
-    @Registers.IMC.on_write
-    def _on_imc(self, value: int) -> None:
-        self.words[IMS] &= ~value
         self._causes.update()
 
     @Registers.IVAR.on_write
@@ -409,24 +292,6 @@ class E1000E(Registers):
         if value & RDTR_FPD:
             for queue in self._causes.queues:
                 queue.tx.flush()
-
-    # Statistics' pairs
-
-    @Registers.GORCH.on_read
-    def _read_gorch(self) -> int:
-        return self._statistics.read_pair_high(Registers.GORCL.index)
-
-    @Registers.GOTCH.on_read
-    def _read_gotch(self) -> int:
-        return self._statistics.read_pair_high(Registers.GOTCL.index)
-
-    @Registers.TORH.on_read
-    def _read_torh(self) -> int:
-        return self._statistics.read_pair_high(Registers.TORL.index)
-
-    @Registers.TOTH.on_read
-    def _read_toth(self) -> int:
-        return self._statistics.read_pair_high(Registers.TOTL.index)
 
     # Time
 
@@ -495,11 +360,6 @@ class E1000E(Registers):
                 self._receivers[self._queue_of(part)].receive_own([part])
         return len(frames)
 
-    @property
-    def _loops(self) -> bool:
-        """Whether what is sent comes back, by the MAC's or the PHY's loopback."""
-        return bool(self.words[RCTL] & RCTL_LBM) or self._phy.loopback
-
     # Receive
 
     @Registers.RCTL.on_write
@@ -525,12 +385,6 @@ class E1000E(Registers):
             receiver.receive(())
             if not receiver.starved:
                 self.port.resume()
-
-    @Registers.RAL.on_write
-    @Registers.RAH.on_write
-    @Registers.MTA.on_write
-    def _on_filter(self, value: int) -> None:
-        self._filters.forget()
 
     @Registers.RSSRK.on_write
     def _on_key(self, value: int) -> None:
@@ -579,48 +433,7 @@ class E1000E(Registers):
 
     # Link
 
-    def set_link(self, up: bool) -> None:
-        """Plug or pull the cable at the card."""
-        self.port.set_link(up)
-
-    def _on_carrier(self, carrier: bool) -> None:
-        self._phy.set_carrier(carrier)
-
-    def _on_link(self) -> None:
-        """The PHY's link came or went."""
-        self._show_link()
-        self._causes.raise_(LSC)
-
     def _show_link(self) -> None:
-        """Work STATUS out of the PHY's link and CTRL."""
-        phy, ctrl = self._phy, self.words[CTRL]
-        speed, full = phy.speed, phy.full_duplex
-        shown = speed << STATUS_ASDV_SHIFT
-        if ctrl & CTRL_FRCSPD:
-            speed = min(ctrl >> CTRL_SPEED_SHIFT & 3, 2)
-        if ctrl & CTRL_FRCDPX:
-            full = bool(ctrl & CTRL_FD)
-        if phy.up and ctrl & CTRL_SLU:
-            shown |= STATUS_LU
-        if not ctrl & CTRL_MASTER_DISABLE:
-            shown |= STATUS_MASTER_ENABLED
-        shown |= speed << STATUS_SPEED_SHIFT | (STATUS_FD if full else 0)
-        kept = self.words[STATUS] & ~(_STATUS_LINK_BITS | STATUS_MASTER_ENABLED)
-        self.words[STATUS] = kept | shown
-
-    def stats(self) -> dict[str, object]:
-        """Return counters as plain data."""
-        words = self.words
-        return port_stats(self.port) | {
-            "drops": dict(self.drops + self.port.drops),
-            "interrupts": self._causes.raised,
-            "link": bool(words[STATUS] & STATUS_LU),
-            "receiver": bool(words[RCTL] & RCTL_EN),
-            "registers": {
-                name: words[getattr(Registers, name).index]
-                for name in ("GPRC", "GPTC", "MPC", "RNBC", "ROC")
-            },
-        }
-
-
-assert IO_WINDOW > IODATA
+        super()._show_link()
+        enabled = 0 if self.words[CTRL] & CTRL_MASTER_DISABLE else STATUS_MASTER_ENABLED
+        self.words[STATUS] = self.words[STATUS] & ~STATUS_MASTER_ENABLED | enabled

@@ -75,7 +75,6 @@ class Registers(SharedRegisters, size=WINDOW):
 
     # General
     CTRL = Register(0x0000, reset=0x00140241, mask=0x7FFFFFFF & ~CTRL_RST)
-    CTRL_DUP = Register(0x0004, mask=0)
     STATUS = Register(0x0008, reset=0x00080283, mask=0)
     EECD = Register(0x0010, reset=0x00000300, mask=0)
     EERD = Register(0x0014, reset=0x00000002, mask=0)
@@ -226,3 +225,4 @@ _RUNS = (
 ALIASES: Mapping[int, int] = {
     start + at: target + at for start, target, size in _RUNS for at in range(0, size, 4)
 }
+Registers.add_aliases(ALIASES)
