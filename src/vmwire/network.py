@@ -201,11 +201,16 @@ class Network:
         return self.loop.call(lambda: self._add_device(type, found, values))
 
     def add(self, options: Any) -> str:
-        """Add the netdev or card that an options record describes; return its id."""
+        """Add what an options record describes: netdev, card, filter, chardev; return its id."""
         table = table_of(type(options))
         fields = {entry.field: getattr(options, entry.field) for entry in table.entries.values()}
-        add = self.add_nic if table.kind.is_device else self.add_netdev
-        return add(table.name, **fields)
+        add: Mapping[str, Callable[..., str]] = {
+            "netdev": self.add_netdev,
+            "device": self.add_nic,
+            "object": self.add_filter,
+            "chardev": self.add_chardev,
+        }
+        return add[table.kind.name](table.name, **fields)
 
     def add_netns(self, *, id: str | None = None, netdev: str | None = None, **options: Any) -> str:
         """Add a network namespace as a guest (``vmwire.attach.netns``); return its id."""
@@ -287,14 +292,16 @@ class Network:
 
         return self.loop.call(lambda: self._add_filter(id, kind, "hook", name, make))
 
-    def add_chardev(self, backend: str, *, id: str, **options: Any) -> None:
-        """Describe a connection for filters to use (``vmwire.filters.chardev``)."""
+    def add_chardev(self, backend: str, *, id: str, **options: Any) -> str:
+        """Describe a connection for filters to use (``vmwire.filters.chardev``); return its id."""
         self.loop.call(lambda: self.objects.add_chardev(backend, {"id": id, **options}))
+        return id
 
-    def add_filter(self, type: str, *, id: str, netdev: str, **options: Any) -> None:
-        """Put one of QEMU's filters before a netdev (``vmwire.filters``)."""
+    def add_filter(self, type: str, *, id: str, netdev: str, **options: Any) -> str:
+        """Put one of QEMU's filters before a netdev (``vmwire.filters``); return its id."""
         values = {"id": id, "netdev": netdev, **options}
         self.loop.call(lambda: self.objects.add_filter(type, values))
+        return id
 
     def set_filter_status(self, id: str, status: str) -> None:
         """Switch a filter that ``add_filter`` made ``on`` or ``off``."""

@@ -212,3 +212,40 @@ def test_a_list_of_commands_on_standard_input_is_carried_out() -> None:
         input="outl 0xcf8 0x80000000\ninl 0xcfc\n", capture_output=True, text=True, timeout=20,
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (0, "OK\nOK 0x12378086\n")
+
+
+# --- filters
+
+
+@pytest.mark.parametrize(("queue", "heard"), [("tx", True), ("rx", False)])
+def test_a_mirror_hears_what_comes_to_the_card(tmp_path: Path, queue: str, heard: bool) -> None:
+    wire, cards_end = socket.socketpair()
+    peer, mirrors_end = socket.socketpair()
+    options = [
+        *("-netdev", f"socket,id=n,fd={cards_end.fileno()}", "-device", CARD),
+        *("-chardev", f"socket,id=c,fd={mirrors_end.fileno()}"),
+        *("-object", f"filter-mirror,id=f0,netdev=n,queue={queue},outdev=c"),
+    ]
+    fds = (cards_end.fileno(), mirrors_end.fileno())
+    with Harness(VMWIRE, options, tmp_path, pass_fds=fds):
+        frame = struct.pack("!I", 60) + b"\xff" * 60
+        wire.sendall(frame)
+        peer.settimeout(10 if heard else 0.5)
+        if heard:
+            assert peer.recv(100) == frame
+        else:
+            with pytest.raises(TimeoutError):
+                peer.recv(100)
+    for sock in (wire, cards_end, peer, mirrors_end):
+        sock.close()
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ("-object filter-mirror,id=f,netdev=n,outdev=c", "Device 'c' not found"),
+    ("-qmp chardev:c -chardev socket,id=c,path=/c -object filter-mirror,id=f,netdev=n,outdev=c",
+     "Device 'c' is in use"),
+    ("-object filter-dump,id=f,netdev=m,file=/f", "expects a network backend id"),
+])  # fmt: skip
+def test_a_filter_that_can_not_be_had_is_told(words: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        main(["-netdev", "hubport,id=n,hubid=0", *words.split()])

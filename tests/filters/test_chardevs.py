@@ -89,13 +89,26 @@ def test_a_mirror_copies_what_passes(rig: Rig) -> None:
     assert len(rig.guest.got) == 1
 
 
-def test_a_mirror_copies_one_queue_and_no_refused_frame(rig: Rig) -> None:
+def test_a_mirror_copies_one_queue(rig: Rig) -> None:
+    peer = rig.chardev()
+    rig.add("filter-mirror", outdev="c", queue="rx")
+    rig.netdev.port.send(frames(1))
+    rig.guest.port.send([Frame.of(b"r" * 60)])
+    assert peer.recv(1000) == framed(b"r" * 60)
+
+
+def test_what_the_far_side_refuses_is_copied_once(rig: Rig) -> None:
     peer = rig.chardev()
     rig.netdev.room = 1
-    rig.add("filter-mirror", outdev="c", queue="rx")
-    assert rig.guest.port.send(frames(2, 60)) == 1
-    rig.netdev.port.send(frames(1))
-    assert peer.recv(1000) == framed(b"\0" * 60)
+    rig.add("filter-mirror", id="m", outdev="c")
+    assert rig.guest.port.send(frames(3, 60)) == 3
+    assert rig.guest.port.send(frames(1)) == 0
+    rig.objects.set_status("m", "off")
+    assert rig.guest.port.send(frames(1)) == 0
+    rig.netdev.make_room()
+    assert rig.guest.heard[-1] == "resume"
+    assert [data[0] for data in rig.netdev.data] == [0, 1, 2]
+    assert peer.recv(1000) == framed(*(bytes([n]) * 60 for n in range(3)))
 
 
 def test_a_question_is_copied_before_its_answer(rig: Rig) -> None:

@@ -26,6 +26,7 @@ from vmwire.cli.headless import Headless
 from vmwire.errors import ConfigError
 from vmwire.monitor.monitor import Monitor
 from vmwire.monitor.session import Session
+from vmwire.network import Network
 from vmwire.options.syntax import OptionList, parse_list
 from vmwire.options.table import naming
 
@@ -55,6 +56,9 @@ class CommandLine:
     qtest: Chardev | str | None = None
     qtest_log: str | None = None
     chardevs: dict[str, Chardev] = field(default_factory=dict)
+    chardev_texts: dict[str, str] = field(default_factory=dict)
+    """The same as they were typed: what filters use is made of these."""
+    objects: list[str] = field(default_factory=list)
     monitors: list[Chardev | str] = field(default_factory=list)
     name: str | None = None
     stopped: bool = False
@@ -154,6 +158,7 @@ def _take_chardev(asked: CommandLine, value: str) -> None:
     if id in asked.chardevs:
         raise ConfigError(f"Duplicate ID '{id}' for chardev")
     asked.chardevs[id] = chardev
+    asked.chardev_texts[id] = value
 
 
 def _take_monitor(asked: CommandLine, value: str) -> None:
@@ -196,6 +201,7 @@ TAKERS: dict[str, Callable[[CommandLine, str], None]] = {
     "mon": _take_monitor,
     "name": _take_name,
     "netdev": lambda asked, value: asked.netdevs.append(value),
+    "object": lambda asked, value: asked.objects.append(value),
     "qmp": _take_qmp,
     "qtest": _take_qtest,
     "qtest-log": _setter("qtest_log"),
@@ -219,6 +225,9 @@ def build(asked: CommandLine, machine: Headless) -> None:
     for text in asked.devices:
         with naming(f"-device {text}"):
             network.add(catalogue.parse("device", text))
+    for text in asked.objects:
+        with naming(f"-object {text}"):
+            _add_filter(asked, network, catalogue.parse("object", text))
     if asked.stopped:
         machine.stop()
     if asked.qtest is not None:
@@ -229,6 +238,16 @@ def build(asked: CommandLine, machine: Headless) -> None:
         monitor = Monitor(network, machine, name=asked.name)
         for named in asked.monitors:
             machine.add_stream(_chardev(asked, named), MonitorClient(monitor))
+
+
+def _add_filter(asked: CommandLine, network: Network, options: Any) -> None:
+    """Put a filter before its netdev, and give it the chardevs that it names."""
+    for id in options.chardevs():
+        if id in (asked.qtest, *asked.monitors):
+            raise ConfigError(f"Device '{id}' is in use")
+        if id in asked.chardev_texts and id not in network.objects.chardevs:
+            network.add(catalogue.parse("chardev", asked.chardev_texts[id]))
+    network.add(options)
 
 
 class MonitorClient:

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``filter-mirror``: a chardev gets a copy of what passes; the original goes on as if alone.
 
-What the chardev's peer doesn't read in time is lost for it, and counted. Only what the far side of
-the wire took is copied, in that order.
+A frame is copied when it comes, before anybody behind the mirror can answer it. What the far side
+refuses then waits here, and nothing else is taken until it is gone, so that nothing is copied
+twice. What the chardev's peer doesn't read in time is lost for it, and counted.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ class MirrorFilter(Selective):
     def __init__(self, options: MirrorOptions, host: Host, make_line: MakeLine) -> None:
         self.options = options
         super().__init__(options.id)
-        self._depth = 0
-        self._copies: list[Frame] = []
+        self._waiting: dict[Port, list[Frame]] = {self.left: [], self.right: []}
         self._line = make_line(options.outdev, options.vnet_hdr_support)
 
     def open(self, host: Host) -> None:
@@ -36,23 +36,25 @@ class MirrorFilter(Selective):
         return not self.takes(out)
 
     def carry(self, out: Port, frames: Sequence[Frame]) -> int:
-        """Pass ``frames`` on and copy those that were taken.
-
-        The far side may answer before ``send`` returns; the question's copies are put in front of
-        what its answers left here.
-        """
+        if not self._send_waiting(out):
+            return 0
         if not self.takes(out):
             return out.send(frames)
-        place = len(self._copies)
-        self._depth += 1
+        self._line.counters["peer busy"] += len(frames) - self._line.send(frames)
         taken = out.send(frames)
-        self._depth -= 1
-        self._copies[place:place] = [frame.copy() for frame in frames[:taken]]
-        if self._depth == 0:
-            copies, self._copies = self._copies, []
-            lost = len(copies) - self._line.send(copies)
-            self._line.counters["peer busy"] += lost
-        return taken
+        self._waiting[out] += [frame.copy() for frame in frames[taken:]]
+        return len(frames)
+
+    def resumed(self, out: Port) -> None:
+        if self._send_waiting(out):
+            super().resumed(out)
+
+    def _send_waiting(self, out: Port) -> bool:
+        """Send what was refused; whether all of it is gone."""
+        waiting = self._waiting[out]
+        if waiting:
+            del waiting[: out.send(waiting)]
+        return not waiting
 
     def close(self) -> None:
         """Leave the line, and hang up."""
