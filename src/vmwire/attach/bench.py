@@ -22,9 +22,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vmwire.bench import mmio
 from vmwire.bench.cards import Nic
 from vmwire.bench.machine import Bench
 from vmwire.engine.host import Host
+from vmwire.nic.options import VirtioNetDeviceOptions
 from vmwire.nic.pci_options import PciNicOptions
 from vmwire.options.table import table_of
 from vmwire.wire.frame import Frame, View
@@ -109,18 +111,60 @@ class BenchNic:
         return self.nic.function.stats()
 
 
+class BenchMmioNic:
+    """A virtio-mmio card in one of a bench's places, as a box of a network."""
+
+    OPTIONS = VirtioNetDeviceOptions
+
+    def __init__(self, options: VirtioNetDeviceOptions, pc: Bench) -> None:
+        self.options = options
+        self.nic = mmio.make(pc, options)
+        self._pc = pc
+        self._in = True
+        self.gate = Gate(self.nic.name, pc)
+        self.nic.port.connect(self.gate.left)
+        self.port = self.gate.right
+
+    @property
+    def register_chip(self) -> object:
+        """The card, without its transport."""
+        return self.nic.card
+
+    def open(self, host: Host) -> None:
+        """Let its frames be moved."""
+        self.gate.wake = lambda: host.loop.defer(self._pc.settle)
+
+    def close(self) -> None:
+        """Pull it out."""
+        if self._in:
+            self._in = False
+            mmio.remove(self._pc, self.nic)
+
+    def set_link(self, up: bool) -> None:
+        """Plug or pull the cable at the card."""
+        self.nic.set_link(up)
+
+    def stats(self) -> dict[str, object]:
+        """Return counters as plain data."""
+        return self.nic.card.stats()
+
+
 class BenchCards:
     """Makes a network's cards for a bench; what is no card of a bus is left to the registry."""
 
     def __init__(self, pc: Bench) -> None:
         self._pc = pc
         self._running = True
-        self._made: weakref.WeakSet[BenchNic] = weakref.WeakSet()
+        self._made: weakref.WeakSet[BenchNic | BenchMmioNic] = weakref.WeakSet()
 
-    def __call__(self, options: Any) -> BenchNic | None:
-        if "addr" not in table_of(type(options)).entries:
+    def __call__(self, options: Any) -> BenchNic | BenchMmioNic | None:
+        box: BenchNic | BenchMmioNic
+        if isinstance(options, VirtioNetDeviceOptions):
+            box = BenchMmioNic(options, self._pc)
+        elif "addr" in table_of(type(options)).entries:
+            box = BenchNic(options, self._pc)
+        else:
             return None
-        box = BenchNic(options, self._pc)
         box.gate.running = self._running
         self._made.add(box)
         return box

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from vmwire.attach.vfio_user.nic import VfioUserNic
 from vmwire.attach.vhost_user import VhostUserNic
-from vmwire.nic.options import VirtioNetSlotOptions
+from vmwire.errors import ConfigError
+from vmwire.nic.options import VirtioNetDeviceOptions, VirtioNetSlotOptions
 
 
 class VirtioNic:
@@ -26,4 +27,17 @@ class VirtioNic:
         return VhostUserNic(options)
 
 
+class VirtioMmioNic:
+    """virtio-net for a place of virtio-mmio: a bench has such places, and no socket leads there."""
+
+    OPTIONS = VirtioNetDeviceOptions
+    CLASSES = ()
+
+    def __call__(self, options: VirtioNetDeviceOptions) -> VfioUserNic:
+        raise ConfigError(
+            "virtio-net-device is for the bench machine; virtual machines have virtio-net-pci"
+        )
+
+
 VIRTIO_NIC = VirtioNic()
+VIRTIO_MMIO_NIC = VirtioMmioNic()

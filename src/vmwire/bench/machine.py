@@ -298,6 +298,13 @@ class Bench(Accesses):
         else:
             self._space.windows.append(window)
 
+    def unmap(self, window: Window) -> None:
+        """Let something answer no more that ``map`` was told of."""
+        if self.board is not None:
+            self.board.pci.unfix(window)
+        else:
+            self._space.windows.remove(window)
+
     def is_vacant(self, address: int) -> bool:
         """Whether nobody answers there."""
         return not any(w.start <= address < w.end for w in self._space.windows)

@@ -27,6 +27,7 @@ from vmwire.bench.wire_end import WireEnd
 from vmwire.bus.pci.chip import Slot
 from vmwire.bus.virtio.mmio import SIZE, VirtioMmio
 from vmwire.engine.dma import Dma
+from vmwire.engine.memory import GuestMemory
 from vmwire.errors import ConfigError
 from vmwire.nic.options import VirtioNetDeviceOptions
 from vmwire.nic.virtio_card import VirtioCard
@@ -55,6 +56,7 @@ class MmioNic:
         mac = options.mac or DEFAULT_MAC[:-1] + bytes([DEFAULT_MAC[-1] + number])
         self.card = VirtioCard(self.name, options, mac, pc.put_off)
         self.chip = VirtioMmio(slot, self.card, version=1 if options.force_legacy else 2)
+        self.window = Window(self.base, self.base + SIZE, self.chip.load, self.chip.store)
         self.dma.enabled = True
         self.dma.memory = pc.memory
 
@@ -110,9 +112,17 @@ def make(pc: Bench, options: VirtioNetDeviceOptions) -> MmioNic:
         if pc.is_vacant(base):
             nic = MmioNic(pc, options, number)
             pc.resets.append(nic.reset)
-            pc.map(Window(base, base + SIZE, nic.chip.load, nic.chip.store))
+            pc.map(nic.window)
             return nic
     raise ConfigError(f"all {PLACES} places for virtio-mmio are taken")
+
+
+def remove(pc: Bench, nic: MmioNic) -> None:
+    """Take a card out of its place."""
+    nic.reset()
+    pc.resets.remove(nic.reset)
+    pc.unmap(nic.window)
+    nic.dma.memory = GuestMemory()
 
 
 def plug(pc: Bench, **properties: Any) -> MmioNic:

@@ -96,6 +96,11 @@ class PciHost:
         self._fixed_memory.append(window)
         self.remap()
 
+    def unfix(self, window: Window) -> None:
+        """Let it answer no more."""
+        self._fixed_memory.remove(window)
+        self.remap()
+
     def free_slot(self) -> int:
         """The first device number with nothing in it."""
         taken = {devfn >> 3 for devfn in self._seats}

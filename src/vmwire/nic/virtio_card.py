@@ -305,6 +305,11 @@ class VirtioCard:
         if self._status != before:
             self.on_config_change()
 
+    @property
+    def mac(self) -> bytes:
+        """The address that the driver has given to the card, or its own."""
+        return self.filter.mac
+
     def announce(self) -> None:
         """Tell the network where the guest is, and have the guest's driver do it, too."""
         self.net.announce(self.filter.mac)
