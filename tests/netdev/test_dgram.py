@@ -17,7 +17,7 @@ from vmwire.errors import ConfigError
 from vmwire.netdev.dgram import DgramOptions
 from vmwire.netdev.superframes import WORTH_BYTES
 from vmwire.options.table import table_of
-from vmwire.wire.frame import Frame
+from vmwire.wire.frame import F_NEEDS_CSUM, NO_OFFLOAD, Frame, Offload
 from vmwire.wire.port import EVERYTHING
 
 UDP = socket.SOCK_DGRAM
@@ -103,10 +103,15 @@ def test_small_frames_of_a_burst_share_a_datagram_between_two_of_ours(
         one.port.send([Frame.of(bytes(1514))])
         sockets.turn()
     other.got.clear()
-    burst = [Frame.of(bytes([n]) * (60 + n)) for n in range(150)]  # a Unix queue holds ten
+    undone = Offload(F_NEEDS_CSUM, checksum_start=34, checksum_offset=6)
+    offloads = (undone, NO_OFFLOAD)
+    burst = [  # a Unix queue holds ten datagrams
+        Frame.of(bytes([n]) * (60 + n), offloads[n % 2]) for n in range(150)
+    ]
     assert one.port.send(burst) == 150
     sockets.until(lambda: len(other.got) == 150)
     assert other.data == [frame.tobytes() for frame in burst]
+    assert [frame.offload for frame in other.got] == [frame.offload for frame in burst]
 
 
 def test_pieces_of_superframes_are_joined_across_batches(

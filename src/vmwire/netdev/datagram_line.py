@@ -350,7 +350,7 @@ class DatagramLine:
         size = count = 0
         for frame in frames[start : start + MOST_BUNDLED]:
             size += frame.length
-            if size > BUNDLE_BYTES or not frame.offload.plain:
+            if size > BUNDLE_BYTES:
                 break
             count += 1
         return max(1, count)

@@ -12,7 +12,7 @@ it ignores it. Behind the header: ``vmw`` and a version, the kind, a zero byte, 
 
 * ``HELLO``: who says it to whom (``meeting``), and whether it is an answer; padded to 60 bytes;
 * ``WHOLE``: the net header (10 bytes), then the frame;
-* ``BUNDLE``: finished frames, each behind its length in two bytes: many small ones in a datagram;
+* ``BUNDLE``: many small frames in one datagram, each behind its length (two bytes) and net header;
 * ``FIRST``, ``REST``: as ``WHOLE`` in two pieces, where one datagram can't hold it. ``REST``
   follows right behind its ``FIRST``, or the frame is lost.
 
@@ -52,6 +52,7 @@ FIRST_HEAD = SIGNATURE + bytes((FIRST, 0))
 REST_HEAD = SIGNATURE + bytes((REST, 0))
 BUNDLE_HEAD = SIGNATURE + bytes((BUNDLE, 0))
 BUNDLED_LENGTH = Struct("!H")
+BUNDLED_HEAD = BUNDLED_LENGTH.size + HEADER.size
 OVERHEAD = HEAD + HEADER.size
 """What a capsule adds to a frame."""
 MEETING_BYTES = 16
@@ -75,11 +76,11 @@ def wrapped(offload: Offload) -> bytes:
 
 
 def bundled(frames: Sequence[Frame]) -> list[bytes | View]:
-    """The parts of a capsule that holds several finished frames."""
+    """The parts of a capsule that holds several frames."""
     pack = BUNDLED_LENGTH.pack
     parts: list[bytes | View] = [BUNDLE_HEAD]
     for frame in frames:
-        parts.append(pack(frame.length))
+        parts.append(pack(frame.length) + frame.offload.packed)
         parts += frame.views
     return parts
 
@@ -180,15 +181,16 @@ class Acquaintance:
 
     def _unbundle(self, body: View, frames: list[Frame]) -> None:
         at, end = 0, len(body)
-        unpack = BUNDLED_LENGTH.unpack_from
-        while at + 2 <= end:
+        unpack, offload_of = BUNDLED_LENGTH.unpack_from, Offload.unpack
+        while at + BUNDLED_HEAD <= end:
             (length,) = unpack(body, at)
-            after = at + 2 + length
-            if not length or after > end:
+            start = at + BUNDLED_HEAD
+            at = start + length
+            if not length or at > end:
                 self._port.drops["malformed capsule"] += 1
                 return
-            frames.append(Frame((body[at + 2 : after],), length))
-            at = after
+            offload = offload_of(bytes(body[start - HEADER.size : start]))
+            frames.append(Frame((body[start:at],), length, offload))
 
     def _join(self, kind: int, rest: View) -> Frame | None:
         """The frame that began with the last ``FIRST``, if this is the rest of one."""
