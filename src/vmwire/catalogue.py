@@ -33,6 +33,7 @@ MODULES = {
         "user": "vmwire.netdev.user.options",
         "l2tpv3": "vmwire.netdev.l2tpv3",
         "vde": "vmwire.netdev.vde",
+        "passt": "vmwire.netdev.passt",
         "bridge": "vmwire.netdev.bridge",
     },
     "device": {
@@ -63,7 +64,7 @@ TITLES = {
 ALIASES = {"e1000-82540em": "e1000", "virtio-net": "virtio-net-pci"}
 
 NETDEVS_OF_LATER = (
-    "af-xdp", "netmap", "nic", "none", "passt",
+    "af-xdp", "netmap", "nic", "none",
     "vhost-user", "vhost-vdpa", "vmnet-bridged", "vmnet-host", "vmnet-shared",
 )  # fmt: skip
 NICS_OF_LATER = (

@@ -110,6 +110,7 @@ NETDEVS: Mapping[str, str] = {
     "dgram": "vmwire.netdev.dgram:DgramNetdev",
     "l2tpv3": "vmwire.netdev.l2tpv3:L2tpv3Netdev",
     "vde": "vmwire.netdev.vde:VdeNetdev",
+    "passt": "vmwire.netdev.passt:PasstNetdev",
     "null": "vmwire.netdev.null:NullNetdev",
 }
 DEVICES: Mapping[str, str] = {

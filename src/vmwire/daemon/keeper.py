@@ -258,9 +258,7 @@ class Keeper:
         self.job.upgrades += 1
         still = f"it stood still for {succeeded.still_ms:.1f} ms"
         self._log("info", f"the network was handed over; {still}")
-        if self._old_pid is not None:
-            os.waitpid(self._old_pid, 0)
-            self._old_pid = None
+        self._reap_old()
         kept = dict(self.kept.items())
         named = self.handles.named()
         state = {
@@ -278,12 +276,18 @@ class Keeper:
         except OSError as error:
             self._log("error", f"the keeper stays in old code: {error}")
 
+    def _reap_old(self) -> None:
+        if self._old_pid is not None:
+            os.waitpid(self._old_pid, 0)
+            self._old_pid = None
+
     # The worker's end
 
     def _on_worker_gone(self) -> None:
         if self._succession is not None:
             self._succession.abandon()
             self._succession = None
+            self._reap_old()
         while self._channel is not None and self._channel.fileno() in self._handlers:
             self._on_message()  # its last words
         how = self._reap()

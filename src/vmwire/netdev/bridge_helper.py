@@ -13,12 +13,10 @@ from __future__ import annotations
 import array
 import os
 import shlex
-import signal
 import socket
-import subprocess
-from contextlib import suppress
 
 from vmwire.errors import ConfigError
+from vmwire.netdev import programs
 from vmwire.netdev.tun import open_tap
 
 DEFAULT_BRIDGE = "br0"
@@ -30,54 +28,41 @@ CAP_NET_ADMIN = 12
 def tap_by_helper(helper: str, bridge: str, *, header: bool = True) -> int:
     """Have ``helper`` make a tap on ``bridge``; return its descriptor. Raises ``ConfigError``."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with ours:
-        with theirs:
-            process = _start(helper, bridge, theirs.fileno(), header)
-        ours.settimeout(PATIENCE_S)
+    with ours, theirs:
+        fd = theirs.fileno()
         try:
-            fd = _received(ours)
-            status = process.wait(PATIENCE_S)
-        except (TimeoutError, subprocess.TimeoutExpired):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            status, said = programs.run(
+                _command(helper, bridge, fd, header), pass_fds=[fd], patience_s=PATIENCE_S
+            )
+        except TimeoutError:
             raise ConfigError(
                 f"bridge helper failed: {helper} did not answer within {PATIENCE_S:g} s"
             ) from None
-    words = (process.stderr.read() if process.stderr is not None else b"").decode(errors="replace")
-    if status == 0 and fd is not None:
-        return fd
-    if fd is not None:
-        os.close(fd)
-    why = words.strip().splitlines()[-1:] or [
-        f"{helper} ended with status {status}" if status else f"{helper} passed no descriptor"
-    ]
-    raise ConfigError(f"bridge helper failed: {why[0]}")
+        except OSError as error:
+            raise ConfigError(f"bridge helper failed: {helper}: {error.strerror}") from None
+        tap = _received(ours)
+    if status == 0 and tap is not None:
+        return tap
+    if tap is not None:
+        os.close(tap)
+    why = f"ended with status {status}" if status else "passed no descriptor"
+    raise ConfigError(f"bridge helper failed: {said[-1] if said else f'{helper} {why}'}")
 
 
-def _start(helper: str, bridge: str, fd: int, header: bool) -> subprocess.Popen[bytes]:
+def _command(helper: str, bridge: str, fd: int, header: bool) -> list[str]:
     words = [*(["--use-vnet"] if header else []), f"--fd={fd}", f"--br={bridge}"]
     if any(blank in helper for blank in " \t"):
-        command = ["/bin/sh", "-c", f"{helper} {shlex.join(words)}"]
-    else:
-        command = [helper, *words]
-    try:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=[fd],
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise ConfigError(f"bridge helper failed: {helper}: {error.strerror}") from None
+        return ["/bin/sh", "-c", f"{helper} {shlex.join(words)}"]
+    return [helper, *words]
 
 
 def _received(channel: socket.socket) -> int | None:
-    """The descriptor that comes, or None when the helper leaves without one."""
+    """The descriptor that came, or None if the helper has left without passing one."""
     size = array.array("i").itemsize
-    data, control, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(4 * size))
+    try:
+        data, control, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(4 * size), socket.MSG_DONTWAIT)
+    except OSError:
+        return None
     fds = array.array("i")
     for level, kind, payload in control:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

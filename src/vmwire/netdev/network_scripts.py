@@ -16,61 +16,39 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
-import tempfile
 from contextlib import suppress
 
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
+from vmwire.netdev import programs
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 60.0
 """How long a script may take."""
-LONGEST_WORDS = 4096
-"""Bytes of a script's standard error that are looked at."""
 
 _WAIT = 'read -r said || exec "$0" "$1" </dev/null >/dev/null 2>&1'
 
 
 def run(path: str, interface: str, *, patience_s: float = PATIENCE_S) -> None:
     """Run ``path`` for ``interface``. Raises ``ConfigError`` if it can't be run, fails or hangs."""
-    with tempfile.TemporaryFile() as said:
-        try:
-            process = subprocess.Popen(
-                [path, interface],
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"network script {path} can't be run: {error.strerror} (script=no runs none)"
-            ) from None
-        try:
-            status = process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise ConfigError(
-                f"network script {path} did not end within {patience_s:g} s and was killed"
-            ) from None
-        words = _last_words(said.fileno())
+    try:
+        status, said = programs.run([path, interface], patience_s=patience_s)
+    except TimeoutError:
+        raise ConfigError(
+            f"network script {path} did not end within {patience_s:g} s and was killed"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"network script {path} can't be run: {error.strerror} (script=no runs none)"
+        ) from None
     if status:
         how = f"was ended by signal {-status}" if status < 0 else f"failed with status {status}"
-        end = f": {words[-1]}" if words else ""
+        end = f": {said[-1]}" if said else ""
         raise ConfigError(f"network script {path} {how}{end}")
-    for line in words:
+    for line in said:
         log.info("%s %s: %s", path, interface, line)
-
-
-def _last_words(fd: int) -> list[str]:
-    size = os.fstat(fd).st_size
-    data = os.pread(fd, LONGEST_WORDS, max(0, size - LONGEST_WORDS))
-    return [line for line in data.decode(errors="replace").splitlines() if line.strip()]
 
 
 class Farewell:
