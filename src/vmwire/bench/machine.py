@@ -35,9 +35,11 @@ from vmwire.bench.address_space import AccessError, Window
 from vmwire.bench.board import Board
 from vmwire.bench.cards import Nic
 from vmwire.bench.irq_lines import IrqLines
+from vmwire.bench.isa import IsaNic
 from vmwire.bench.pci_host import PciHost
 from vmwire.bench.pci_view import PciFunctionView
 from vmwire.bench.ram import Ram
+from vmwire.bus.isa.chip import IsaChipFactory, IsaDescription
 from vmwire.bus.pci.config import Description
 from vmwire.bus.pci.function import ChipFactory, PciFunction
 from vmwire.engine.clock import ManualClock, Timers
@@ -189,6 +191,19 @@ class Bench(Accesses):
         nic = self._build(description, factory, self._place(addr), name, rom)
         nic.function.port.connect(nic.wire.port)
         self.seat(nic)
+        return nic
+
+    def insert_isa(
+        self, description: IsaDescription, factory: IsaChipFactory, *, name: str = "isa0"
+    ) -> IsaNic:
+        """Put a card into an ISA slot, its cable plugged; ConfigError if its ports are taken."""
+        if self.board is None:
+            raise ConfigError(f"No 'ISA' bus found for device '{name}'")
+        nic = IsaNic(self, description, factory, name)
+        self.board.pci.fix_port(nic.window())
+        self.resets.append(nic.chip.reset)
+        nic.chip.port.connect(nic.wire.port)
+        self.settle()
         return nic
 
     def _place(self, addr: int | str | None) -> int:

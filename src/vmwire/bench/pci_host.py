@@ -86,6 +86,13 @@ class PciHost:
         del self._seats[devfn], self._cards[devfn], self._what[devfn]
         self.remap()
 
+    def fix_port(self, window: Window) -> None:
+        """Put something among the ports that sits on no PCI bus; ConfigError if they are taken."""
+        if any(w.start < window.end and window.start < w.end for w in self._fixed_ports):
+            raise ConfigError(f"ports {window.start:#x} to {window.end - 1:#x} are taken already")
+        self._fixed_ports.append(window)
+        self.remap()
+
     def reset(self) -> None:
         """As at power-on, but for the cards."""
         self._address = 0
