@@ -7,9 +7,10 @@ Causes gather in ICR. What happens then depends on what the driver uses:
 * *Pin or MSI.* The pin is up while ICR & IMS isn't zero; it doesn't rise sooner than ITR after it
   rose last. RDTR, RADV, TIDV and TADV put off what rings cause.
 * *MSI-X.* Five causes have a vector each, by IVAR: receive and transmit of each queue, and OTHER,
-  which stands for link, overrun and the like. A cause that becomes pending and unmasked sends its
-  message once, not sooner than EITR after the vector's last; ICR's bit is cleared then if EIAC says
-  so, IMS's if CTRL_EXT.EIAME and IAM do.
+  which stands for link, overrun and the like (ICR shows it in this mode only). A cause that becomes
+  pending and unmasked sends its message once, not sooner than EITR after the vector's last; ICR's
+  bit is cleared then if EIAC says so, IMS's if CTRL_EXT.EIAME and IAM do. The rings' delays don't
+  count: EITR is there.
 
 ICR's bit 31 says that an interrupt was sent. Reading ICR clears it if that is so or if all is
 masked, and with CTRL_EXT.IAME masks what IAM names; otherwise it changes nothing.

@@ -34,7 +34,6 @@ RSSRK = R.RSSRK.indexes
 RXCSUM = R.RXCSUM.index
 
 NONE, TCP_IPV4, OF_IPV4, TCP_IPV6, OF_IPV6_EX, OF_IPV6 = range(6)
-_LOOKED_AT = 256
 
 
 class Scaling:
@@ -91,8 +90,7 @@ class Scaling:
 
     def queue_of(self, frame: Frame) -> int:
         """Return the queue for a frame."""
-        data = frame.tobytes() if frame.length <= _LOOKED_AT else frame.head(frame.length)
-        kind, number = self.hash_of(data)
+        kind, number = self.hash_of(frame.tobytes())
         if kind == NONE:
             return 0
         entry = number & 0x7F
