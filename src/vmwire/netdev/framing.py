@@ -24,8 +24,16 @@ from struct import Struct
 
 from vmwire.engine.loop import READ, WRITE, Loop
 from vmwire.netdev.queues import enlarge
-from vmwire.netdev.superframes import FIRST_BYTE, OVERHEAD, SIGNATURE, SIGNED, Acquaintance, wrapped
-from vmwire.wire.frame import Frame, View
+from vmwire.netdev.superframes import (
+    FIRST_BYTE,
+    OVERHEAD,
+    SIGNATURE,
+    SIGNED,
+    WHOLE,
+    Acquaintance,
+    wrapped,
+)
+from vmwire.wire.frame import HEADER, MAX_FRAME, Frame, Offload, View
 from vmwire.wire.port import Port
 
 LENGTH = Struct("!I")
@@ -152,7 +160,7 @@ class FrameStream:
         """The whole frames in the buffer, where they lie; None if the framing is broken."""
         frames: list[Frame] = []
         buffer, view, at, end = self._buffer, self._view, self._start, self._end
-        unpack = LENGTH.unpack_from
+        unpack, offload_of = LENGTH.unpack_from, Offload.unpack
         while end - at >= 4:
             length = unpack(view, at)[0]
             if length > LONGEST:
@@ -163,7 +171,13 @@ class FrameStream:
             if not length:
                 self._port.drops["empty frame"] += 1
             elif buffer[at + 4] == FIRST_BYTE and buffer[at + 4 : at + 4 + SIGNED] == SIGNATURE:
-                self._peer.open(view[at + 4 : after], frames)
+                body = at + 4 + OVERHEAD
+                if buffer[at + 4 + SIGNED] == WHOLE and body < after <= body + MAX_FRAME:
+                    # what most are, without the way through open()
+                    offload = offload_of(bytes(buffer[body - HEADER.size : body]))
+                    frames.append(Frame((view[body:after],), after - body, offload))
+                else:
+                    self._peer.open(view[at + 4 : after], frames)
             else:
                 frames.append(Frame((view[at + 4 : after],), length))
             at = after
