@@ -113,14 +113,18 @@ def test_event_without_data_has_none_and_its_time_is_the_clocks(monitor: Monitor
     ]
 
 
-def test_nothing_is_written_once_closed(monitor: Monitor) -> None:
+def test_nothing_is_done_or_written_once_closed(monitor: Monitor) -> None:
     written: list[bytes] = []
 
     def write(data: bytes) -> None:
         written.append(data)
-        if len(written) == 2:
+        if len(written) == 3:
             session.close()  # as who finds out that nobody reads
 
     session = Session(monitor, write)
-    session.feed(b'{"execute":"query-name"}{"execute":"query-name"}')
-    assert len(written) == 2
+    session.feed(
+        b'{"execute":"qmp_capabilities"}{"execute":"query-name"}'
+        b'{"execute":"netdev_add","arguments":{"type":"hubport","id":"h","hubid":0}}'
+    )
+    assert len(written) == 3
+    assert monitor.network.netdevs == {}
