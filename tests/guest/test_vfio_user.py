@@ -42,6 +42,14 @@ def running(
         yield Running(guest, os.path.join(runtime, "vmwire", str(guest.pid)), port)
 
 
+def echoes_received(guest: Machine) -> int:
+    """By the kernel's count. A guest whose card has vectors never waits for a dead worker, and goes
+    on sending; all answers come at once then, and are too many for the buffer of ping's socket."""
+    found = re.search(r"InType0.*\nIcmpMsg: (\d+)", guest.check("grep IcmpMsg /proc/net/snmp"))
+    assert found is not None
+    return int(found[1])
+
+
 def test_hardly_a_packet_is_lost_when_the_worker_is_killed(running: Running) -> None:
     guest = running.guest
     guest.lease()
@@ -51,10 +59,8 @@ def test_hardly_a_packet_is_lost_when_the_worker_is_killed(running: Running) -> 
         os.kill(running.pid_of("worker"), signal.SIGKILL)
         eventually(lambda count=count: running.restarts() == count, timeout_s=5)  # type: ignore[misc]
     eventually(lambda: "received" in guest.check("cat /tmp/pings"), timeout_s=15)
-    answer = guest.check("tail -2 /tmp/pings")
-    print(answer)
-    found = re.search(r"150 packets transmitted, (\d+) packets received", answer)
-    assert found is not None and int(found[1]) >= 140  # what the dead worker held is lost
+    print(guest.check("tail -2 /tmp/pings"))
+    assert echoes_received(guest) >= 140  # what the dead worker held is lost
     assert guest.is_running()
 
 
