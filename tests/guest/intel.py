@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 
 DEVICES = {
@@ -22,16 +25,17 @@ def loads_driver(card: str) -> str:
     return f"vmwire.modules={MODULES[card]}"
 
 
-SIBLINGS_LONG = [
-    pytest.param(name, marks=() if name in USUAL else pytest.mark.long) for name in DEVICES
-]
+def _with_usual(usual: tuple[str, ...], names: Iterable[str] = DEVICES) -> list[Any]:
+    """Cards as parameters, of which these are in the usual run and the others in the long one."""
+    return [pytest.param(name, marks=() if name in usual else pytest.mark.long) for name in names]
+
+
+SIBLINGS_LONG = _with_usual(USUAL)
 """One card of each chip in the usual run, all of them in the long one: what differs between
-siblings is little, and watched for all by the fast tests."""
-E1000E_LONG = [
-    pytest.param(name, marks=pytest.mark.long if name == "e1000e" else ())
-    for name in ("e1000", "e1000e")
-]
+siblings is little, and watched for all by the fast tests and by network boot."""
+FIRST_USUAL = _with_usual(("e1000",))
+E1000E_LONG = _with_usual(("e1000",), USUAL)
 """For what takes its time and is the same in all cards; the bench has it for each."""
-FILTERING_VLANS = SIBLINGS_LONG[:-1]
+FILTERING_VLANS = FIRST_USUAL[:-1]
 """Those whose driver keeps the card's VLAN filter on: e1000e switches it on, and off again with the
 next word that it writes to the same register."""

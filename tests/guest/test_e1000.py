@@ -237,6 +237,7 @@ def test_dumped_registers_show_a_card_at_work(bed: Bed) -> None:
         assert shown["Link State"] == "Up"
 
 
+@ON_ONE
 def test_network_stays_when_the_card_is_taken_down_and_up(bed: Bed, host: HostPeer) -> None:
     for _ in range(2):
         bed.guest.check("ip link set eth0 down; ip link set eth0 up")
@@ -244,6 +245,7 @@ def test_network_stays_when_the_card_is_taken_down_and_up(bed: Bed, host: HostPe
     bed.assert_transfers(host)
 
 
+@ON_ONE
 def test_driver_may_be_unloaded_and_loaded_again(bed: Bed, host: HostPeer) -> None:
     for _ in range(2):
         module = MODULES[bed.card]

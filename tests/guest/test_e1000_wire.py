@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.intel import FILTERING_VLANS, SIBLINGS_LONG, loads_driver
+from tests.guest.intel import FILTERING_VLANS, FIRST_USUAL, loads_driver
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer
 from tests.guest.test_e1000 import newest
@@ -72,7 +72,7 @@ def tag_of(vlan: int) -> bytes:
     return struct.pack("!HH", 0x8100, vlan)
 
 
-@pytest.fixture(scope="module", params=SIBLINGS_LONG)
+@pytest.fixture(scope="module", params=FIRST_USUAL)
 def wired(request: pytest.FixtureRequest) -> Iterator[Wired]:
     qemu = newest()
     folder = Path(tempfile.mkdtemp(prefix="vmwire-wire-"))

@@ -15,7 +15,7 @@ import pytest
 from tests.daemon.conftest import runtime
 from tests.daemon.instance import eventually, users_of
 from tests.guest import provision
-from tests.guest.intel import USUAL, loads_driver
+from tests.guest.intel import E1000E_LONG, USUAL, loads_driver
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer, free_port
 
@@ -24,6 +24,7 @@ __all__ = ["runtime"]
 pytestmark = pytest.mark.guest
 
 ON_BOTH = pytest.mark.parametrize("card", USUAL)
+ON_ONE = pytest.mark.parametrize("card", E1000E_LONG)
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def newest(prefix: list[str]) -> str:
         pytest.skip(str(error))
 
 
-@ON_BOTH
+@ON_ONE
 def test_typed_command_works_with_the_card_where_it_was(
     card: str, newest: str, prefix: list[str], host: HostPeer, runtime: str
 ) -> None:
@@ -80,7 +81,7 @@ def test_killed_worker_is_replaced_and_the_guest_goes_on(
         assert guest.is_running()
 
 
-@ON_BOTH
+@ON_ONE
 def test_a_qemu_without_vfio_user_keeps_its_own_card(
     card: str, prefix: list[str], runtime: str, tmp_path: Path
 ) -> None:

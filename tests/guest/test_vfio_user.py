@@ -15,7 +15,7 @@ import pytest
 from tests.daemon.conftest import runtime
 from tests.daemon.instance import eventually
 from tests.guest import provision
-from tests.guest.intel import SIBLINGS_LONG, loads_driver
+from tests.guest.intel import FIRST_USUAL, loads_driver
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer, free_port
 from tests.guest.test_faults import Running
@@ -25,7 +25,7 @@ __all__ = ["runtime"]
 pytestmark = pytest.mark.guest
 
 
-@pytest.fixture(params=SIBLINGS_LONG)
+@pytest.fixture(params=FIRST_USUAL)
 def running(
     request: pytest.FixtureRequest, prefix: list[str], host: HostPeer, runtime: str
 ) -> Iterator[Running]:
