@@ -197,7 +197,6 @@ class VirtioNetSlotOptions(VirtioNetOptions):
 
     ROM_FILE: ClassVar[str] = "efi-virtio.rom"
     """The expansion ROM that QEMU gives to such a card."""
-    ROM_DEVICE: ClassVar[int | None] = None
 
     attach: str = option(
         ChoiceType("str", words=("vhost-user", "vfio-user"), syntax="vhost-user/vfio-user"),
@@ -221,6 +220,12 @@ class VirtioNetSlotOptions(VirtioNetOptions):
     def face(self) -> tuple[bool, bool]:
         """Whether there are a legacy and a modern interface."""
         return True, True
+
+    @property
+    def ROM_DEVICE(self) -> int | None:
+        """The device id that QEMU writes into that ROM."""
+        legacy, _ = self.face
+        return 0x1000 if legacy else 0x1041
 
     @property
     def msix_vectors(self) -> int:
