@@ -69,7 +69,7 @@ def stats_of(run_dir: str, restarts: int = 0) -> dict[str, Any]:
     def ask() -> dict[str, Any] | None:
         try:
             stats = control.ask(os.path.join(run_dir, rundir.CONTROL), "stats")
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             return None
         return stats if stats["restarts"] >= restarts else None
 

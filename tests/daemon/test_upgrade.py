@@ -41,8 +41,7 @@ def vmwire_upgrade(*words: str, path: str | None = None) -> subprocess.Completed
 
 def changed_copy(folder: str, file: str, text: str) -> str:
     """A copy of this program with something appended to one of its files."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(PACKAGE, os.path.join(folder, "vmwire"), ignore=ignored)
+    shutil.copytree(PACKAGE, os.path.join(folder, "vmwire"))  # what was compiled stays so
     with open(os.path.join(folder, "vmwire", file), "a", encoding="utf-8") as out:
         out.write(text)
     return folder

@@ -3,7 +3,9 @@
 """``vmwire upgrade`` under a running guest, with each way in for its card.
 
 A ping every 10 ms tells how long the network stood still for the guest: answers are late while it
-does, or missing. The limit is a second; some hundredths are usual.
+does, or missing. The limit is a second; some hundredths are usual. How late an answer may be is
+judged with more patience: a guest under TCG with a card that it reaches by messages has stalls of
+its own, up to half a second while the host is busy.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import pytest
 
 from tests.daemon.conftest import runtime
 from tests.daemon.instance import eventually, is_alive, stats_of, users_of
+from tests.daemon.test_upgrade import changed_copy
 from tests.guest import provision
 from tests.guest.machine import Machine
 from tests.guest.peer import HostPeer, free_port
@@ -38,6 +41,7 @@ pytestmark = pytest.mark.guest
 ROOT = Path(__file__).parents[2]
 PING_EVERY_S = 0.01
 MOST_PAUSE_MS = 1000
+MOST_LATE_MS = 5000
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Upgraded:
         return [float(found) for found in re.findall(r"stood still for ([\d.]+) ms", self.log())]
 
     @contextlib.contextmanager
-    def pinged(self, latest_ms: float = MOST_PAUSE_MS) -> Iterator[None]:
+    def pinged(self) -> Iterator[None]:
         """Ping from the guest meanwhile; afterwards judge the answers."""
         self.guest.check(
             f"ping -i {PING_EVERY_S} 10.0.2.2 >/tmp/ping 2>&1 & echo $! >/tmp/ping.pid"
@@ -136,7 +140,8 @@ class Upgraded:
               f"stood still for {self.pauses_ms()} ms")  # fmt: skip
         assert len(answers) >= 50
         assert missing * PING_EVERY_S * 1000 <= MOST_PAUSE_MS
-        assert latest <= latest_ms
+        assert latest <= MOST_LATE_MS
+        assert all(pause <= MOST_PAUSE_MS for pause in self.pauses_ms())
 
     def link_changes(self) -> int:
         return int(self.guest.check("cat /sys/class/net/eth0/carrier_changes"))
@@ -197,13 +202,12 @@ def test_what_can_not_take_over_leaves_the_old_worker_at_work(
     with machine(way, prefix, runtime) as upgraded:
         upgraded.guest.lease()
         worker, keeper = upgraded.pid_of("worker"), upgraded.pid_of("keeper")
-        # compiling the copies keeps the host's processors busy, and this guest has no other
-        with upgraded.pinged(5000), slow_download(upgraded.guest, host):
+        with upgraded.pinged(), slow_download(upgraded.guest, host):
             for name, change, reason in (
                 ("broken", ("network.py", "import no_such_thing\n"), "no_such_thing"),
                 ("later", ("attach/vfio_user/kept.py", "\nSTATE_VERSION = 99\n"), "version"),
             ):
-                done = upgraded.upgrade(path=changed_copy(tmp_path / name, *change))
+                done = upgraded.upgrade(path=changed_copy(str(tmp_path / name), *change))
                 assert done.returncode == 1
                 assert reason in done.stderr and "the old worker goes on" in done.stderr
                 assert len(done.stderr.splitlines()) == 1
@@ -212,7 +216,7 @@ def test_what_can_not_take_over_leaves_the_old_worker_at_work(
             assert upgraded.pid_of("worker") == worker
             kill_in_the_middle(upgraded, "keeper")
             eventually(lambda: is_alive(worker) and upgraded.pid_of("keeper") != keeper)
-        with upgraded.pinged(5000):
+        with upgraded.pinged():
             kill_in_the_middle(upgraded, "worker")
         with upgraded.pinged():
             upgraded.check()
@@ -229,14 +233,6 @@ def slow_download(guest: Machine, host: HostPeer) -> Iterator[None]:
     yield
     assert guest.check(count) == "1"
     guest.check("killall wget sleep")
-
-
-def changed_copy(folder: Path, file: str, text: str) -> str:
-    """A copy of this program with something appended to one of its files."""
-    shutil.copytree(ROOT / "src" / "vmwire", folder / "vmwire")
-    with open(folder / "vmwire" / file, "a", encoding="utf-8") as out:
-        out.write(text)
-    return str(folder)
 
 
 def kill_in_the_middle(upgraded: Upgraded, whom: str) -> None:
