@@ -85,6 +85,14 @@ def longest(rctl: int) -> int:
     return LONGEST if rctl & RCTL_LPE else USUAL
 
 
+def untag(data: bytes, with_fcs: bool) -> tuple[bytes, int]:
+    """Take the VLAN tag out of a frame; return both. An FCS that stays is that of the wire."""
+    rest = data[:12] + data[16:]
+    if with_fcs:
+        rest += crc32(data).to_bytes(4, "little")
+    return rest, data[14] << 8 | data[15]
+
+
 class Batch:
     """What is to be written into the ring: buffers' bytes, and what descriptors will say."""
 
@@ -305,12 +313,8 @@ class Receiver:
         checksum = packet_checksum(data, start) if start else 0
         special = 0
         if words[CTRL] & CTRL_VME and (data[12] << 8 | data[13]) == words[VET]:
-            special = data[14] << 8 | data[15]
+            data, special = untag(data, not rctl & RCTL_SECRC)
             status |= VP
-            fcs = crc32(data).to_bytes(4, "little")
-            data = data[:12] + data[16:]
-            if not rctl & RCTL_SECRC:
-                data += fcs
         elif not rctl & RCTL_SECRC:
             data += crc32(data).to_bytes(4, "little")
         if len(data) <= words[RSRPD]:

@@ -24,7 +24,7 @@ from zlib import crc32
 from vmwire.engine.dma import Dma
 from vmwire.nic.e1000.checksums import TCPCS, judge, packet_checksum
 from vmwire.nic.e1000.filters import Filters
-from vmwire.nic.e1000.receive import DD, EOP, VP, Batch, Receiver, longest
+from vmwire.nic.e1000.receive import DD, EOP, VP, Batch, Receiver, longest, untag
 from vmwire.nic.e1000.registers import CTRL_VME, RCTL_SECRC, RXCSUM_IPV6OFL
 from vmwire.nic.e1000.statistics import Statistics, group_of
 from vmwire.nic.e1000e import headers
@@ -182,12 +182,8 @@ class ExtendedReceiver(Receiver):
         mrq, number, status = self._describe(data, trusted)
         words, tag = self._words, 0
         if words[CTRL] & CTRL_VME and (data[12] << 8 | data[13]) == words[VET]:
-            tag = data[14] << 8 | data[15]
+            data, tag = untag(data, not rctl & RCTL_SECRC)
             status |= VP
-            fcs = crc32(data).to_bytes(4, "little")
-            data = data[:12] + data[16:]
-            if not rctl & RCTL_SECRC:
-                data += fcs
         elif not rctl & RCTL_SECRC:
             data += crc32(data).to_bytes(4, "little")
         if len(data) <= words[RSRPD]:
