@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -256,3 +258,38 @@ def test_a_peer_that_leaves_lets_the_waiting_go(rig: Rig, monkeypatch: pytest.Mo
     peer.close()
     rig.until(lambda: "resume" in rig.guest.heard)
     assert rig.guest.port.send(frames(1)) == 1
+
+
+def test_a_peer_that_reads_little_by_little_gets_everything_in_order(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "MOST_WAITING", 10_000)
+    peer = rig.chardev()
+    rig.add("filter-redirector", outdev="c", queue="rx")
+    peer.setblocking(False)
+    unpacker, got = Unpacker(False), bytearray()
+    numbers = iter(range(3000))
+    burst = list(islice(numbers, 40))
+    for _ in range(2000):
+        taken = rig.guest.port.send([Frame.of(n.to_bytes(2, "big") * 700) for n in burst])
+        burst = burst[taken:] or list(islice(numbers, 40))
+        if taken == 0 and burst:
+            rig.guest.heard.clear()
+            while "resume" not in rig.guest.heard:
+                try:
+                    for each in unpacker.feed(peer.recv(5000)):
+                        got += each.tobytes()[:2]
+                except BlockingIOError:
+                    pass
+                rig.turn(1)
+        if not burst:
+            break
+    rig.turn()
+    with contextlib.suppress(BlockingIOError):
+        while data := peer.recv(1 << 20):
+            for each in unpacker.feed(data):
+                got += each.tobytes()[:2]
+            rig.turn(1)
+    assert [int.from_bytes(got[at : at + 2], "big") for at in range(0, len(got), 2)] == list(
+        range(3000)
+    )

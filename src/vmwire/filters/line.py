@@ -46,6 +46,8 @@ class Line:
         self._with_header = with_header
         self._socket: socket.socket | None = None
         self._waiting = bytearray()
+        self._refused = False
+        """Whether something wasn't taken, so that its sender waits for ``resume``."""
         self._listens = True
 
     def open(self, host: Host) -> None:
@@ -68,14 +70,13 @@ class Line:
         if self._socket is None:
             self.counters["no peer"] += len(frames)
             return len(frames)
-        taken = 0
-        for frame in frames:
-            if len(self._waiting) > MOST_WAITING:
-                break
+        for taken, frame in enumerate(frames):
+            if len(self._waiting) > MOST_WAITING and not self._flush():
+                self._refused = True
+                return taken
             self._waiting += pack(frame, self._with_header)
-            taken += 1
         self._flush()
-        return taken
+        return len(frames)
 
     def stats(self) -> dict[str, object]:
         """Return the counters as plain data."""
@@ -92,8 +93,8 @@ class Line:
         self._watch()
 
     def _on_events(self, events: int) -> None:
-        if events & WRITE:
-            self._flush()
+        if events & WRITE and self._flush():
+            self._let_go_on()
         if self._socket is not None and events & ~WRITE:
             self._read(self._socket)
 
@@ -116,20 +117,23 @@ class Line:
         self.counters["received"] += len(frames)
         self.receive(frames)
 
-    def _flush(self) -> None:
-        sock = self._socket
-        if sock is None:
-            return
-        was_full = len(self._waiting) > MOST_WAITING
+    def _flush(self) -> bool:
+        """Send what waits; whether all of it is gone."""
+        assert self._socket is not None
         try:
             while self._waiting:
-                del self._waiting[: sock.send(self._waiting)]
+                del self._waiting[: self._socket.send(self._waiting)]
         except BlockingIOError:
             pass
         except OSError:  # reading tells what has become of the peer
             self._waiting.clear()
         self._watch()
-        if was_full and not self._waiting:
+        return not self._waiting
+
+    def _let_go_on(self) -> None:
+        """There is room again, or nobody who needs any."""
+        if self._refused:
+            self._refused = False
             self.resume()
 
     def _watch(self) -> None:
@@ -141,7 +145,7 @@ class Line:
     def _end(self, reason: str) -> None:
         log.info("chardev %s: %s", self.name, reason)
         self._hang_up()
-        self.resume()
+        self._let_go_on()
         self._source.again()
 
     def _hang_up(self) -> None:
