@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 LINK_PREFIX = "vmwire-"
-MODES = ("bench", "shell", "demo", "list", "upgrade")
+MODES = ("bench", "connect", "shell", "demo", "list", "upgrade")
 MACHINE_OPTIONS = frozenset(
     ("M", "accel", "audio", "display", "machine", "mon", "nodefaults", "qmp", "qtest")
 )
@@ -48,14 +48,15 @@ _VALUES = {
 USAGE = """\
 usage: vmwire [OPTION...] PROGRAM [ARGUMENT...]   QEMU, or a script that starts it
        vmwire -netdev TYPE,id=ID[,...] -device TYPE,netdev=ID[,...] [OPTION...]
-       vmwire shell [-netdev user,...] [-- COMMAND...]
+       vmwire connect TYPE[,...] TYPE[,...]      two back ends with each other
+       vmwire shell [-netdev TYPE,...] [-- COMMAND...]
        vmwire demo [--vm]
        vmwire list
        vmwire bench [--replay FILE]              a PC without a CPU, at a prompt
        vmwire -qtest unix:PATH [-machine pc|none] [-netdev ...] [-device ...]   QEMU's qtest
        vmwire upgrade [NAME|--all]
 
-In front of a QEMU command, vmwire serves the command's user-mode networks:
+In front of a QEMU command, vmwire serves the command's networks:
   --explain         say what is taken, what stays with QEMU and why, and the exact command
   --keep ID         leave the netdev ID to QEMU (may be given several times)
   --resume          the state of -loadvm or -incoming was saved with vmwire's network

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,10 +52,17 @@ class Arguments:
     chardev: list[str] = field(default_factory=list)
     capture: list[str] = field(default_factory=list)
     single: dict[str, str] = field(default_factory=dict)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    """Members that are joined with each other."""
 
 
 def main(argv: list[str]) -> int:
     """Serve what ``argv`` (without the command's name) asks for; returns the exit status."""
+    return run(argv, read)
+
+
+def run(argv: list[str], read: Callable[[list[str]], Arguments]) -> int:
+    """Serve what ``read`` finds in ``argv``; complain in one line if that can't be."""
     try:
         arguments = read(argv)
         shown = help_wanted(arguments)
@@ -150,6 +158,7 @@ def plan(arguments: Arguments, run_dir: RunDir) -> Plan:
         "devices": devices,
         "chardevs": chardevs,
         "filters": filters,
+        "links": arguments.links,
         "captures": captures,
     }
     return Plan(config, cards, fds)

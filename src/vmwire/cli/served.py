@@ -26,7 +26,8 @@ def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
 
     Lists under the names ``netdevs``, ``devices``, ``chardevs`` and ``filters`` are of
     ``[typed, text]``, where ``typed`` is what the user wrote and ``text`` the same with everything
-    decided; ``captures`` are of ``[id, path]``. What an older version didn't write isn't there.
+    decided; ``links`` are of ``[id, id]``, ``captures`` of ``[id, path]``. What an older version
+    didn't write isn't there.
     """
     network = Network(store=store)
     try:
@@ -36,6 +37,8 @@ def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
         for typed, text in config["devices"]:
             with naming(f"-device {typed}"):
                 network.add_nic(**_values("device", text))
+        for one, other in config.get("links", ()):
+            network.connect(one, other)
         for typed, text in config.get("chardevs", ()):
             with naming(f"-chardev {typed}"):
                 chardev = _values("chardev", text)
