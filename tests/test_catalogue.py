@@ -144,6 +144,8 @@ def test_device_help_lists_what_is_served() -> None:
         'name "e1000", bus PCI, alias "e1000-82540em", desc "Intel Gigabit Ethernet"\n'
         'name "e1000-82544gc", bus PCI, desc "Intel Gigabit Ethernet"\n'
         'name "e1000-82545em", bus PCI, desc "Intel Gigabit Ethernet"\n'
+        'name "e1000e", bus PCI, desc "Intel 82574L GbE Controller"\n'
+        'name "virtio-net-device", bus virtio-bus\n'
         'name "virtio-net-pci", bus PCI, alias "virtio-net"\n'
         'name "virtio-net-pci-non-transitional", bus PCI\n'
         'name "virtio-net-pci-transitional", bus PCI'

@@ -41,6 +41,7 @@ MODULES = {
         "e1000-82544gc": "vmwire.nic.pci_options",
         "e1000-82545em": "vmwire.nic.pci_options",
         "e1000e": "vmwire.nic.e1000e_options",
+        "virtio-net-device": "vmwire.nic.options",
         "virtio-net-pci": "vmwire.nic.options",
         "virtio-net-pci-non-transitional": "vmwire.nic.options",
         "virtio-net-pci-transitional": "vmwire.nic.options",
@@ -70,7 +71,7 @@ NETDEVS_OF_LATER = (
 NICS_OF_LATER = (
     "i82550", "i82551", "i82557a", "i82557b", "i82557c", "i82558a", "i82558b", "i82559a",
     "i82559b", "i82559c", "i82559er", "i82562", "i82801", "igb", "ne2k_isa", "ne2k_pci", "pcnet",
-    "rocker", "rtl8139", "tulip", "usb-bt-dongle", "usb-net", "virtio-net-device", "vmxnet3",
+    "rocker", "rtl8139", "tulip", "usb-bt-dongle", "usb-net", "vmxnet3",
 )  # fmt: skip
 
 table.types_of_later("netdev", *NETDEVS_OF_LATER)

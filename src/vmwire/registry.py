@@ -118,6 +118,7 @@ DEVICES: Mapping[str, str] = {
     "e1000-82544gc": "vmwire.attach.vfio_user.nic:VfioUserNic",
     "e1000-82545em": "vmwire.attach.vfio_user.nic:VfioUserNic",
     "e1000e": "vmwire.attach.vfio_user.nic:VfioUserNic",
+    "virtio-net-device": "vmwire.attach.virtio:VIRTIO_MMIO_NIC",
     "virtio-net-pci": "vmwire.attach.virtio:VIRTIO_NIC",
     "virtio-net-pci-non-transitional": "vmwire.attach.virtio:VIRTIO_NIC",
     "virtio-net-pci-transitional": "vmwire.attach.virtio:VIRTIO_NIC",
