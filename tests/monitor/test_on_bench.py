@@ -79,6 +79,17 @@ def test_card_is_added_where_it_is_asked_for(client: Client, machine: Headless) 
     )
 
 
+def test_card_without_an_id_is_named_for_people_only(client: Client, machine: Headless) -> None:
+    client.get("device_add", driver="e1000", addr="7")
+    assert client.hmp("info network")[-1].startswith("e1000.1: index=0,type=nic,model=e1000")
+    (bus,) = client.get("query-pci")
+    assert [each["qdev_id"] for each in bus["devices"] if each["slot"] == 7] == [""]
+    assert client.refused("device_del", id="e1000.1")[0] == "DeviceNotFound"
+    client.get("device_del", id="/machine/peripheral-anon/device[0]")
+    machine.pc.outl(EJECT, 1 << 7)
+    assert client.events() == [("DEVICE_DELETED", {"path": "/machine/peripheral-anon/device[0]"})]
+
+
 def test_filters_change_is_told_once_until_it_was_asked(client: Client, machine: Headless) -> None:
     card = machine.network.devices["v0"].chip.card  # type: ignore[attr-defined]
     told = (
