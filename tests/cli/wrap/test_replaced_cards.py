@@ -77,6 +77,14 @@ def test_what_an_old_machine_has_its_cards_have_counts_least() -> None:
     assert "init-vet" not in sibling
 
 
+def test_a_global_of_a_type_that_a_card_is_not_made_from_is_not_its_own() -> None:
+    line = f"-global e1000-base.init-vet=off {NET} -device {{}},netdev=u"
+    ((_, e1000),) = served(line.format("e1000-82544gc"))
+    assert e1000["init-vet"] == "off"
+    ((_, e1000e),) = served(line.format("e1000e"))
+    assert "init-vet" not in e1000e
+
+
 def test_what_shows_of_the_slot_goes_to_the_card_too() -> None:
     (e1000e,) = on_an_old_machine("-device e1000e,netdev=u")
     assert (e1000e["init-vet"], e1000e["x-pcie-ext-tag"]) == ("off", "off")

@@ -44,7 +44,10 @@ _VIRTIO_PCI = names(
     "virtio-net virtio-net-pci virtio-net-pci-transitional virtio-net-pci-non-transitional"
 )
 _VIRTIO = _VIRTIO_PCI | {"virtio-net-device"}
-_INTEL = {name: name for name in ("e1000", "e1000-82544gc", "e1000-82545em", "e1000e")}
+_E1000 = ("e1000", "e1000-82544gc", "e1000-82545em")
+_INTEL = {name: name for name in (*_E1000, "e1000e")}
+_MADE_FROM = {"e1000-base": _E1000}
+"""Types that only some of a kind's cards are made from."""
 
 VHOST_USER = Attach(
     name="vhost-user",
@@ -72,6 +75,12 @@ def attach_of(driver: str, wish: str | None = None) -> Attach | None:
     """How a card is served, by the user's ``attach=`` if there is one; None if it isn't."""
     kinds = [kind for kind in KINDS if driver in kind.drivers]
     return next((kind for kind in kinds if wish in (None, kind.name)), None)
+
+
+def types_of(attach: Attach, driver: str) -> tuple[str, ...]:
+    """What a ``-global`` may name for a card: its own type, and those that it is made from."""
+    own = attach.drivers[driver]
+    return (own, *(each for each in attach.parents if own in _MADE_FROM.get(each, (own,))))
 
 
 def attach_of_model(model: str) -> Attach | None:

@@ -261,7 +261,7 @@ def _replaced_reasons(survey: Survey, verdict: Verdict, judge: Judge) -> Iterato
         yield "its card is set by the program itself"
     if any(option.fixed for option in settings.sets_of(survey, verdict.card)):
         yield "its card is changed by the program itself"
-    types = (verdict.attach.drivers[verdict.driver], *verdict.attach.parents)
+    types = cards.types_of(verdict.attach, verdict.driver)
     verdict.properties = settings.effective(survey, verdict.card or verdict.entry, types)
     if reason := judge.unserved_card(verdict.driver, verdict.properties):
         yield reason
