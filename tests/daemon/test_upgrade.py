@@ -259,3 +259,14 @@ def test_somebody_elses_is_left_alone(
     monkeypatch.setattr(rundir, "running_of_others", lambda: ["/run/user/7/vmwire/77"])
     assert upgrade.main(["77"]) == 1
     assert "somebody else's" in capsys.readouterr().err
+
+
+def test_what_was_changed_while_it_ran_is_there_afterwards(runtime: str) -> None:
+    with Instance(runtime) as instance:
+        path = control_of(instance)
+        control.ask(path, "netdev_add", arguments={"type": "null", "id": "later"})
+        assert vmwire_upgrade(str(instance.vm.pid)).returncode == 0
+        assert set(instance.stats()["netdevs"]) == {"u", "later"}
+        control.ask(path, "netdev_del", arguments={"id": "later"})
+        assert vmwire_upgrade(str(instance.vm.pid)).returncode == 0
+        assert set(instance.stats()["netdevs"]) == {"u"}

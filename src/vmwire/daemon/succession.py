@@ -172,7 +172,8 @@ class Succession:
         self._kept = self.instance.kept.copy()
         for name, fd in self._kept.items():
             self._tell({"keep": name}, [fd])
-        self._tell({"open": True}, [self.instance.worker_pidfd()])
+        opening = {"open": self.instance.job.to_data()}  # edited since it was looked at, perhaps
+        self._tell(opening, [self.instance.worker_pidfd()])
         self._wait(OPEN_S, "has not opened the network")
 
     def _take_over(self) -> None:

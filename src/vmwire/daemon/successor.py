@@ -68,7 +68,7 @@ def _open(channel: Channel) -> Worker:
     build = worker.builder(job)
     _rehearse(job)
     channel.send({"prepared": True})
-    kept, old = _receive_store(channel)
+    job, kept, old = _receive_store(channel)
     job.upgrades += 1
     successor = Worker(job, handles, channel, kept, on_trial=True)
     successor.prepare(build)
@@ -98,13 +98,13 @@ def _rehearse(job: Job) -> None:
     module.rehearse(job.config)
 
 
-def _receive_store(channel: Channel) -> tuple[KeptFds, int]:
-    """What the worker has put down, and the worker's pidfd."""
+def _receive_store(channel: Channel) -> tuple[Job, KeptFds, int]:
+    """The job as it is by now, what the worker has put down, and the worker's pidfd."""
     kept = KeptFds()
     while True:
         message, fds = _receive(channel)
         if "open" in message:
-            return kept, fds[0]
+            return Job.from_data(message["open"]), kept, fds[0]
         kept.put(message["keep"], fds[0])
 
 
