@@ -43,8 +43,11 @@ class Source(Protocol):
     waiting: str
     """What it is doing while there is no connection, in a few words."""
 
-    def open(self, host: Host, name: str, on_connected: OnConnected) -> None:
-        """Begin. ``name`` is the netdev's, for the fd store and the log."""
+    def open(self, host: Host, name: str, on_connected: OnConnected, *, busy: bool = False) -> None:
+        """Begin. ``name`` is the netdev's, for the fd store and the log.
+
+        ``busy``: there is a connection already, until ``again`` is called.
+        """
 
     def again(self) -> None:
         """The connection has ended."""
@@ -64,14 +67,15 @@ class Listening:
         self._watched = False
         self._timer: Timer | None = None
 
-    def open(self, host: Host, name: str, on_connected: OnConnected) -> None:
+    def open(self, host: Host, name: str, on_connected: OnConnected, *, busy: bool = False) -> None:
         self._host, self._store_name, self._on_connected = host, f"{name}.listener", on_connected
         kept = host.store.take(self._store_name)
         self._socket = self._listen() if kept is None else socket.socket(fileno=kept)
         self._socket.setblocking(False)
         if kept is None:
             host.store.keep(self._store_name, self._socket.fileno())
-        self.again()
+        if not busy:
+            self.again()
 
     def again(self) -> None:
         if self._socket is not None and not self._watched:
@@ -134,9 +138,10 @@ class Connecting:
         self._said = ""
         self._closed = False
 
-    def open(self, host: Host, name: str, on_connected: OnConnected) -> None:
+    def open(self, host: Host, name: str, on_connected: OnConnected, *, busy: bool = False) -> None:
         self._host, self._name, self._on_connected = host, name, on_connected
-        self._found(self._find())
+        if not busy:
+            self._found(self._find())
 
     def again(self) -> None:
         if self._interval_s and not self._closed:
@@ -156,7 +161,7 @@ class Connecting:
             self._socket = None
 
     def _try(self) -> None:
-        if self._fixed:
+        if self._fixed and self._places:
             self._found(self._places)
         else:
             threading.Thread(target=self._ask, name="vmwire-resolver", daemon=True).start()
@@ -242,11 +247,13 @@ class Given:
         self._fd = fd
         self._listening = Listening(self._take) if listening else None
 
-    def open(self, host: Host, name: str, on_connected: OnConnected) -> None:
+    def open(self, host: Host, name: str, on_connected: OnConnected, *, busy: bool = False) -> None:
         self._host = host
         if self._listening is not None:
-            self._listening.open(host, name, on_connected)
+            self._listening.open(host, name, on_connected, busy=busy)
             self.waiting = self._listening.waiting
+            return
+        if busy:
             return
         try:
             sock = self._take()

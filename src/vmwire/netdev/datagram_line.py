@@ -144,6 +144,10 @@ class ToFile:
         self.socket.close()
 
 
+def _nothing() -> None:
+    """Most sockets leave nothing behind."""
+
+
 @dataclass(slots=True)
 class Wire:
     """What a line is opened with: the socket that hears, and how frames leave.
@@ -159,24 +163,16 @@ class Wire:
     largest: int = MAX_FRAME
     ends: tuple[str, str] | None = None
     own_address: Any = None
+    farewell: Callable[[], None] = _nothing
     unwrap: Callable[[View], View | str] | None = None
 
 
 class DatagramLine:
-    """A port, and the socket behind it. ``make(host)`` opens that, or raises ``ConfigError``.
+    """A port, and the socket behind it. ``make(host)`` opens that, or raises ``ConfigError``."""
 
-    ``on_close(socket)`` is called before the socket is closed for good.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        make: Callable[[Host], Wire],
-        on_close: Callable[[socket.socket], None] = lambda sock: None,
-    ) -> None:
+    def __init__(self, name: str, make: Callable[[Host], Wire]) -> None:
         self.port = Port(name, self._receive, resume=self._resume)
         self._make = make
-        self._on_close = on_close
         self._wire: Wire | None = None
         self._refused: list[Frame] = []
         self._waiting = False
@@ -206,7 +202,7 @@ class DatagramLine:
             self._loop.unwatch(wire.socket.fileno())
             self._loop.unwatch(wire.sender.socket.fileno())
             wire.sender.close()
-            self._on_close(wire.socket)
+            wire.farewell()
             wire.socket.close()
             self._refused.clear()
 

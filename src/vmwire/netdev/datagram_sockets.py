@@ -22,7 +22,7 @@ from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
 from vmwire.netdev import inherited
 from vmwire.netdev.addresses import HostPort, Place, UnixAddress, resolve
-from vmwire.netdev.binding import clear_the_way
+from vmwire.netdev.binding import clear_the_way, remove_own_file
 from vmwire.netdev.datagram_line import UDP_LARGEST, Connected, ToAddress, ToFile, Wire
 from vmwire.netdev.stream_line import name_of
 from vmwire.wire.frame import MAX_FRAME
@@ -91,15 +91,33 @@ def check_multicast(place: Place) -> None:
         )
 
 
-def unix(local: UnixAddress, remote: UnixAddress, host: Host) -> Wire:
-    """Between two Unix sockets; the other one may come later."""
+def unix(local: UnixAddress, remote: UnixAddress, host: Host, name: str) -> Wire:
+    """Between two Unix sockets; the other one may come later.
+
+    Ours stays in the fd store, and with it what was sent to it while no worker reads it.
+    """
     here = Place(socket.AF_UNIX, local.address)
     there = Place(socket.AF_UNIX, remote.address)
+    stored = f"{name} datagrams"
+    kept = host.store.take(stored)
+    sock = _bound(local, here) if kept is None else socket.socket(fileno=kept)
+    if kept is None:
+        host.store.keep(stored, sock.fileno())
+
+    def farewell() -> None:
+        host.store.drop(stored)
+        remove_own_file(sock)
+
+    sender = ToFile(remote.address, host.loop.now)
+    ends = (_file(local), _file(remote))
+    return Wire(sock, sender, f"udp={here}:{there}", ends=ends, farewell=farewell)
+
+
+def _bound(local: UnixAddress, here: Place) -> socket.socket:
+    clear_the_way(local.address, UDP)
     with _new(socket.AF_UNIX) as sock:
-        clear_the_way(local.address, UDP)
         _bind(sock, here)
-        ends = (_file(local), _file(remote))
-        return Wire(sock, ToFile(remote.address, host.loop.now), f"udp={here}:{there}", ends=ends)
+    return sock
 
 
 def _file(address: UnixAddress) -> str:

@@ -30,7 +30,6 @@ from vmwire.netdev.addresses import (
     UnixAddress,
     parse_port,
 )
-from vmwire.netdev.binding import remove_own_file
 from vmwire.netdev.datagram_line import DatagramLine, Wire
 from vmwire.options.table import option, record
 from vmwire.options.values import BOOL, IDENTIFIER
@@ -94,7 +93,7 @@ class DgramOptions:
         if isinstance(local, FdAddress):
             return datagram_sockets.given(local.fd, host)
         if isinstance(local, UnixAddress) and isinstance(remote, UnixAddress):
-            return datagram_sockets.unix(local, remote, host)
+            return datagram_sockets.unix(local, remote, host, self.id)
         assert isinstance(local, InetAddress)
         assert isinstance(remote, InetAddress)
         here, there = _host_port(local), _host_port(remote)
@@ -115,4 +114,4 @@ class DgramNetdev(DatagramLine):
     OPTIONS = DgramOptions
 
     def __init__(self, options: DgramOptions) -> None:
-        super().__init__(options.id, options.wire, remove_own_file)
+        super().__init__(options.id, options.wire)

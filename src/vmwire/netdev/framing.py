@@ -22,6 +22,7 @@ import socket
 from collections.abc import Callable, Sequence
 from struct import Struct
 
+from vmwire.engine.host import NotNow
 from vmwire.engine.loop import READ, WRITE, Loop
 from vmwire.netdev.queues import enlarge
 from vmwire.netdev.superframes import (
@@ -52,6 +53,7 @@ class FrameStream:
 
     ``on_lost(reason)`` is called once, when the peer has gone or broken the framing; the owner
     then calls ``close``. ``ends`` are the connection's two ends, for the peer to know us by.
+    ``begun`` is what another process has read of a frame.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class FrameStream:
         port: Port,
         on_lost: Callable[[str], None],
         ends: tuple[str, str] | None = None,
+        begun: bytes = b"",
     ) -> None:
         sock.setblocking(False)
         if sock.family == socket.AF_UNIX:  # TCP finds its own sizes
@@ -71,7 +74,8 @@ class FrameStream:
         self._on_lost = on_lost
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
-        self._start = self._end = 0
+        self._start, self._end = 0, len(begun)
+        self._buffer[: len(begun)] = begun
         self._refused: list[Frame] = []
         self._unsent: View = memoryview(b"")
         self._peer = Acquaintance(port, self._say)
@@ -89,6 +93,12 @@ class FrameStream:
             self.socket.close()
             self._refused.clear()
             self._peer.reset(None)
+
+    def begun(self) -> bytes:
+        """What has come of the next frame; ``NotNow`` while others are under way."""
+        if self._refused or self._unsent:
+            raise NotNow
+        return bytes(self._view[self._start : self._end])
 
     def _watch(self, events: int) -> None:
         """Watch for other events; with none, not even for the peer's end, which can't be silenced

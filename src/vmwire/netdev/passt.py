@@ -123,9 +123,10 @@ class Started:
         self._options = options
         self._timer: Timer | None = None
 
-    def open(self, host: Host, name: str, on_connected: OnConnected) -> None:
+    def open(self, host: Host, name: str, on_connected: OnConnected, *, busy: bool = False) -> None:
         self._host, self._name, self._on_connected = host, name, on_connected
-        on_connected(self._start())
+        if not busy:
+            on_connected(self._start())
 
     def again(self) -> None:
         log.warning("%s: passt has ended; another is started", self._name)

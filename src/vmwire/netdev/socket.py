@@ -135,6 +135,16 @@ class SocketNetdev:
         """End. Harmless when called twice."""
         self.line.close()
 
+    def hand_over(self) -> None:
+        """Put a connection down for a successor."""
+        if isinstance(self.line, StreamLine):
+            self.line.hand_over()
+
+    def go_on(self) -> None:
+        """Nobody took over."""
+        if isinstance(self.line, StreamLine):
+            self.line.go_on()
+
     def set_link(self, up: bool) -> None:
         """Pull or plug the cable."""
         self.line.set_link(up)

@@ -20,6 +20,7 @@ from vmwire.engine.host import Host
 from vmwire.netdev.addresses import Place
 from vmwire.netdev.connections import Source
 from vmwire.netdev.framing import FrameStream
+from vmwire.netdev.handed_over import HandedOver
 from vmwire.wire.frame import Frame
 from vmwire.wire.port import Port, stats
 
@@ -54,17 +55,31 @@ class StreamLine:
         self._plugged = True
 
     def open(self, host: Host) -> None:
-        """Begin to look for a connection."""
+        """Go on with the connection of the process before, or look for one."""
         self._host = host
-        self._source.open(host, self.port.name, self._on_connected)
+        self._handed_over = HandedOver(host.store, self.port.name)
+        found = self._handed_over.take_up()
+        self._source.open(host, self.port.name, self._on_connected, busy=found is not None)
+        if found is not None:
+            self._begin(*found)
 
     def close(self) -> None:
         """End. Harmless when called twice."""
         self._source.close()
         if self._stream is not None:
+            self._handed_over.let_go()
             self._stream.close()
             self._stream = None
             self.port.set_link(False)
+
+    def hand_over(self) -> None:
+        """Put the connection down for a successor; ``NotNow`` in the middle of a frame."""
+        if self._stream is not None:
+            self._handed_over.put_down(self._stream.socket, self._stream.begun())
+
+    def go_on(self) -> None:
+        """Nobody took over."""
+        self._handed_over.let_go()
 
     @property
     def connection(self) -> socket.socket | None:
@@ -85,15 +100,19 @@ class StreamLine:
         self.port.set_link(self._plugged and self._stream is not None)
 
     def _on_connected(self, sock: socket.socket) -> None:
-        loop, ends = self._host.loop, ends_of(sock)
-        self._stream = FrameStream(sock, loop, self.port, self._on_lost, ends)
-        self.connections += 1
+        self._begin(sock)
         self._on_change(sock)
+
+    def _begin(self, sock: socket.socket, begun: bytes = b"") -> None:
+        loop, ends = self._host.loop, ends_of(sock)
+        self._stream = FrameStream(sock, loop, self.port, self._on_lost, ends, begun)
+        self.connections += 1
         self._set_link()
 
     def _on_lost(self, reason: str) -> None:
         log.info("%s: %s", self.port.name, reason)
         assert self._stream is not None
+        self._handed_over.let_go()
         self._stream.close()
         self._stream = None
         self._set_link()

@@ -25,6 +25,7 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from struct import Struct
 
@@ -88,7 +89,7 @@ class VdeNetdev(DatagramLine):
     OPTIONS = VdeOptions
 
     def __init__(self, options: VdeOptions) -> None:
-        super().__init__(options.id, self._plug, remove_own_file)
+        super().__init__(options.id, self._plug)
         self._options = options
         self._control: socket.socket | None = None
         self._closed = False
@@ -154,7 +155,8 @@ class VdeNetdev(DatagramLine):
             control.close()
             raise
         self._control = control
-        return Wire(data, Connected(data), f"vde={folder}", LARGEST)
+        farewell = partial(remove_own_file, data)
+        return Wire(data, Connected(data), f"vde={folder}", LARGEST, farewell=farewell)
 
     def _bind(self, data: socket.socket, folder: str) -> bytes:
         """Give the data socket an address; return it."""
