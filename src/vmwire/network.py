@@ -29,7 +29,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
-from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
 from vmwire import registry
@@ -171,12 +170,7 @@ class Network:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # Members

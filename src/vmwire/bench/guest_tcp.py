@@ -22,7 +22,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vmwire.wire.protocols import tcp
@@ -176,12 +175,7 @@ class TcpConnection:
     def __enter__(self) -> TcpConnection:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _until(self, true: Callable[[], object], timeout_s: float, what: str) -> None:

@@ -20,7 +20,6 @@ import mmap
 import os
 import socket
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from vmwire.bus.pci.vfio_user import (
@@ -80,12 +79,7 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

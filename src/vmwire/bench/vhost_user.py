@@ -20,7 +20,6 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 from vmwire.bench.virtio import Arena, DriverRing
 from vmwire.bus.virtio.features import (
@@ -360,10 +359,5 @@ class NetDriver:
     def __enter__(self) -> NetDriver:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

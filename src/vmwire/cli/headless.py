@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from vmwire.attach.bench import BenchCards
@@ -55,12 +54,7 @@ class Headless:
     def __enter__(self) -> Headless:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def add_stream(self, chardev: Chardev, reader: Reader) -> None:

@@ -14,7 +14,6 @@ import socket
 import struct
 import threading
 from pathlib import Path
-from types import TracebackType
 
 HEADER = struct.Struct("<III")
 
@@ -69,12 +68,7 @@ class SilentBackends:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.write(self._stop_write, b"x")
         self._thread.join()
         for key in list(self._selector.get_map().values()):
