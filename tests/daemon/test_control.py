@@ -151,11 +151,21 @@ def test_word_without_an_end_costs_a_bounded_amount(server: Server) -> None:
         assert json.loads(stream.readline()) == {"return": {"sum": 0}}
 
 
-def test_client_that_does_not_read_costs_a_bounded_amount(server: Server) -> None:
+def test_client_that_does_not_read_answers_is_dropped(server: Server) -> None:
     client, stream = server.negotiate()
     with client, stream:
         client.sendall(b'{"execute": "big"}\n' * 8)
         assert server.ask(STATS)["return"]
+        eventually(lambda: not server.server.clients)
+    assert server.ask(STATS)["return"]
+
+
+def test_client_that_does_not_read_events_is_dropped(server: Server) -> None:
+    client, stream = server.negotiate()
+    with client, stream:
+        for _ in range(2 * control_server.MAX_UNSENT // 100_000):
+            server.network.host.emit("TEST", {"pad": "x" * 100_000})
+        eventually(lambda: not server.server.clients)
     assert server.ask(STATS)["return"]
 
 
