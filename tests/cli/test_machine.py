@@ -195,7 +195,9 @@ def test_a_machine_without_anything_has_no_bus(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("words", "text"), [
     ("-qtest unix:/nowhere/q", "Failed to connect to '/nowhere/q': No such file"),
     ("-qtest chardev:c", "chardev 'c' not found"),
-    ("-machine pc -device e1000,addr=01.0", "PCI: slot 1 function 0 not available for e1000, in use by PIIX3,id=(null)"),
+    ("-machine pc -device e1000,addr=01.0", "PCI: slot 1 function 0 not available for e1000"),
+    ("-nic nonsense -machine pc", "Parameter 'type' does not accept value 'nonsense'"),
+    ("-nic user,model=rtl8139 -machine pc", "not served by vmwire yet"),
     ("-machine none -device e1000", "No 'PCI' bus found for device 'e1000'"),
     ("-machine pc -device rtl8139", "not served by vmwire yet"),
     ("-machine pc -device e1000,netdev=x", "can't find value 'x'"),
@@ -204,6 +206,15 @@ def test_what_cannot_be_had_is_said_by_its_name(words: str, text: str) -> None:
     with pytest.raises(ConfigError) as error:
         main(words.split())
     assert text in str(error.value)
+
+
+def test_nic_is_a_netdev_and_a_card(tmp_path: Path) -> None:
+    said = ["-nic", "user,id=n,model=e1000-82545em,mac=52:54:00:00:00:07", "-nic", "none"]
+    with Harness(VMWIRE, ["-nodefaults", *said], tmp_path) as pc:
+        assert PciDevice(pc, 2).ids == (0x8086, 0x100F)
+        shown = pc.qmp("human-monitor-command", {"command-line": "info network"})
+        assert "52:54:00:00:00:07" in shown
+        assert "n: index=0,type=user" in shown
 
 
 def test_a_list_of_commands_on_standard_input_is_carried_out() -> None:

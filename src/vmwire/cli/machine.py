@@ -32,7 +32,7 @@ from vmwire.options.table import naming
 
 WITHOUT_MEANING = {
     "audio": ("none",), "cpu": (), "display": ("none",), "monitor": ("none", "null"),
-    "msg": (), "net": ("none",), "nic": ("none",), "parallel": ("none", "null"),
+    "msg": (), "net": ("none",), "parallel": ("none", "null"),
     "serial": ("none", "null"), "vga": ("none",),
 }  # fmt: skip
 """Options about what this machine hasn't got, and the values that say so (none here: any will do,
@@ -41,6 +41,8 @@ FLAGS_WITHOUT_MEANING = frozenset((
     "no-fd-bootchk", "no-reboot", "no-shutdown", "no-user-config", "nodefaults", "nographic",
 ))  # fmt: skip
 MACHINES = ("none", "pc")
+NIC_MODEL = "e1000"
+"""A PC's card, if ``-nic`` doesn't say which."""
 MACHINE_SWITCHES = {"accel": ("qtest",), "graphics": ("off",), "usb": ("off",), "vmport": ("off",)}
 SUFFIXES = {"": 20, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
@@ -59,6 +61,7 @@ class CommandLine:
     chardev_texts: dict[str, str] = field(default_factory=dict)
     """The same as they were typed: what filters use is made of these."""
     objects: list[str] = field(default_factory=list)
+    nics: list[str] = field(default_factory=list)
     monitors: list[Chardev | str] = field(default_factory=list)
     name: str | None = None
     stopped: bool = False
@@ -201,6 +204,7 @@ TAKERS: dict[str, Callable[[CommandLine, str], None]] = {
     "mon": _take_monitor,
     "name": _take_name,
     "netdev": lambda asked, value: asked.netdevs.append(value),
+    "nic": lambda asked, value: asked.nics.append(value),
     "object": lambda asked, value: asked.objects.append(value),
     "qmp": _take_qmp,
     "qtest": _take_qtest,
@@ -222,6 +226,8 @@ def build(asked: CommandLine, machine: Headless) -> None:
     for text in asked.netdevs:
         with naming(f"-netdev {text}"):
             network.add(catalogue.parse("netdev", text))
+    for number, text in enumerate(asked.nics):
+        add_nic(network, text, number)
     for text in asked.devices:
         with naming(f"-device {text}"):
             network.add(catalogue.parse("device", text))
@@ -238,6 +244,24 @@ def build(asked: CommandLine, machine: Headless) -> None:
         monitor = Monitor(network, machine, name=asked.name)
         for named in asked.monitors:
             machine.add_stream(_chardev(asked, named), MonitorClient(monitor))
+
+
+def add_nic(network: Network, text: str, number: int) -> None:
+    """``-nic TYPE,…[,model=M][,mac=A]``: a netdev, and a card that is joined to it."""
+    with naming(f"-nic {text}"):
+        options = parse_list(text, "type")
+        if options.get("type") == "none":
+            return
+        id = options.first("id") or f"nic{number}"
+        options.set("id", id)
+        card = [f"{options.get('model', NIC_MODEL)},netdev={id}"]
+        card += [f"mac={mac}" for mac in options.get_all("mac")[-1:]]
+        for key in ("model", "mac"):
+            options.remove(key)
+        netdev = catalogue.parse("netdev", str(options))
+        device = catalogue.parse("device", ",".join(card))
+        network.add(netdev)
+        network.add(device)
 
 
 def _add_filter(asked: CommandLine, network: Network, options: Any) -> None:
