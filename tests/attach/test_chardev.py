@@ -117,6 +117,20 @@ def test_a_server_takes_one_peer_after_the_other(
     assert not path.exists()
 
 
+def test_a_server_takes_an_old_sockets_place_and_nothing_else(
+    loop: Loop, listener: Listener, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    server(path).close()  # its file stays
+    Stream(Chardev(str(path), server=True), loop, listener).open()
+    with pytest.raises(ConfigError, match="Address already in use"):
+        Stream(Chardev(str(path), server=True), loop, listener).open()  # somebody is there
+    (tmp_path / "f").write_text("mine")
+    with pytest.raises(ConfigError, match="Address already in use"):
+        Stream(Chardev(str(tmp_path / "f"), server=True), loop, listener).open()
+    assert (tmp_path / "f").read_text() == "mine"
+
+
 def test_a_peer_that_does_not_read_is_waited_for(loop: Loop, listener: Listener) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

@@ -22,6 +22,7 @@ from typing import Protocol
 
 from vmwire.engine.loop import ERROR, HANGUP, READ, WRITE, Loop
 from vmwire.errors import ConfigError
+from vmwire.netdev.binding import clear_the_way
 from vmwire.options.syntax import OptionList, parse_list
 
 READ_BYTES = 1 << 20
@@ -192,8 +193,7 @@ class Stream:
         else:
             self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                if os.path.lexists(chardev.path):
-                    os.unlink(chardev.path)
+                clear_the_way(chardev.path, socket.SOCK_STREAM)
                 self._listener.bind(chardev.path)
                 self._listener.listen(1)
             except OSError as error:

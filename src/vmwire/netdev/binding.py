@@ -82,14 +82,17 @@ def _cant_bind(place: Place, error: OSError) -> ConfigError:
 
 
 def clear_the_way(path: str | bytes, kind: int) -> None:
-    """Remove a socket's file that belongs to nobody any more."""
+    """Remove a socket's file that belongs to nobody any more, or an empty one that only holds the
+    name (what mkstemp left)."""
     if path[:1] in (b"\0", "\0", b"", ""):
         return  # an abstract name
     try:
-        mode = os.lstat(path).st_mode
+        found = os.lstat(path)
     except OSError:  # nothing there, or bind will say what is wrong
         return
-    if stat.S_ISSOCK(mode):
+    if stat.S_ISREG(found.st_mode) and not found.st_size:
+        remove_file(path)
+    if stat.S_ISSOCK(found.st_mode):
         with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
             if probe.connect_ex(path) == errno.ECONNREFUSED:
                 remove_file(path)
