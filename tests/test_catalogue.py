@@ -125,9 +125,11 @@ def test_netdev_help_lists_what_is_served() -> None:
         "dgram",
         "hubport",
         "tap",
+        "passt",
         "user",
         "l2tpv3",
         "vde",
+        "passt",
         "bridge",
         "vhost-user",
     ]

@@ -30,10 +30,10 @@ MODULES = {
         "dgram": "vmwire.netdev.dgram",
         "hubport": "vmwire.netdev.hubport",
         "tap": "vmwire.netdev.tap",
+        "passt": "vmwire.netdev.passt",
         "user": "vmwire.netdev.user.options",
         "l2tpv3": "vmwire.netdev.l2tpv3",
         "vde": "vmwire.netdev.vde",
-        "passt": "vmwire.netdev.passt",
         "bridge": "vmwire.netdev.bridge",
     },
     "device": {
