@@ -37,6 +37,9 @@ TAKEN = {
     "tcg": f"-accel tcg,thread=multi {PLAIN}",
     "snapshot": f"-snapshot disk.img {PLAIN}",
     "instruction count": f"-icount shift=auto {PLAIN}",
+    "a dump": f"{PLAIN} -object filter-dump,id=f,netdev=u,file=x",
+    "a buffer in JSON": f"{PLAIN} -object "
+    """'{"qom-type":"filter-buffer","id":"f","netdev":"u","interval":1000}'""",
     "another type beside": f"{PLAIN} -netdev af-xdp,id=t -device virtio-net-pci,netdev=t,packed=on",
     "a tap": f"-netdev tap,id=u,ifname=t0,script=no,downscript=no,vhost=off {CARD}",
     "a tap as a nic": "-nic tap,model=virtio,script=no",
@@ -63,7 +66,11 @@ STAYS = {
     "the kernel's own path": (f"-netdev tap,id=u,vhost=on {CARD}", "vhost=on"),
     "the kernel's path by force": (f"-netdev tap,id=u,vhostforce=on {CARD}", "vhost=on"),
     "a type not served": (f"-netdev user,id=u,net=abc {CARD}", "netmask"),
-    "a filter": (f"{PLAIN} -object filter-dump,id=f,netdev=u,file=x", "filter-dump"),
+    "a filter that is wrong": (f"{PLAIN} -object filter-dump,id=f,netdev=u", "'file' is missing"),
+    "a filter with a chardev": (
+        f"{PLAIN} -object filter-redirector,id=f,netdev=u,outdev=c",
+        "filter-redirector",
+    ),
     "a filter in JSON": (
         f"""{PLAIN} -object '{{"qom-type":"filter-mirror","id":"f","netdev":"u"}}'""",
         "filter-mirror",
@@ -137,10 +144,14 @@ def test_a_hub_is_taken_as_a_whole() -> None:
         (f"{HUB} {VIRTIO} {OTHER}", None, "the card is rtl8139"),
         (f"{HUB} {VIRTIO} {E1000}", FakeHost(qemu_7_2()), "vfio-user-pci"),
         (f"{HUB} {VIRTIO} -net nic,model=rtl8139", None, "-net puts others on its hub"),
-        (f"{HUB} {VIRTIO} -netdev hubport,id=h4,hubid=00,netdev=v -netdev af-xdp,id=v", None, "'v'"),
+        (
+            f"{HUB} {VIRTIO} -netdev hubport,id=h4,hubid=00,netdev=v -netdev af-xdp,id=v",
+            None,
+            "'v'",
+        ),
         (f"{HUB},queue=on {VIRTIO}", None, "queue"),
         (f"{HUB} {CARD} {VIRTIO}", None, "several cards refer to it"),
-        (f"{HUB} {VIRTIO} -object filter-dump,id=f,netdev=u,file=x", None, "filter-dump"),
+        (f"{HUB} {VIRTIO} -object filter-mirror,id=f,netdev=u,outdev=c", None, "mirror"),
     ],
 )
 def test_who_stays_keeps_its_hub_with_qemu(line: str, host: FakeHost | None, reason: str) -> None:

@@ -134,6 +134,21 @@ def test_a_hub_goes_as_a_whole() -> None:
     ]
 
 
+def test_filters_go_with_their_netdev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = (
+        "-m 1G -object filter-dump,id=f,netdev=u,file=x.pcap -netdev user,id=u "
+        "-object filter-buffer,id=g,netdev=u,interval=1000,position=id=f,insert=before "
+        "-device virtio-net-pci,netdev=u"
+    )
+    found = composed(line)
+    assert "filter" not in " ".join(found.command)
+    assert [text for _, text in found.config["filters"]] == [
+        f"filter-dump,id=f,netdev=u,file={tmp_path}/x.pcap",
+        "filter-buffer,id=g,netdev=u,position=id=f,insert=before,interval=1000",
+    ]
+
+
 def test_descriptors_go_to_the_network_under_names() -> None:
     first, second = socket.socketpair()
     with first, second:

@@ -35,6 +35,9 @@ NO_NETWORK_OF_OURS = frozenset(("none", "xenpv", "xenfv", "x-remote"))
 
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9\-._]*")
 
+FILTERS = frozenset(("filter-dump", "filter-buffer"))
+"""Filters that go with their netdev. Others have a chardev, which something else may use, too."""
+
 # Of ``-nic``, what goes to the card; the rest is the netdev's.
 NIC_KEYS = ("model", "mac")
 
@@ -43,7 +46,7 @@ class Judge(Protocol):
     """What vmwire's own option tables say; each answer is why something stays with QEMU."""
 
     def unserved(self, entry: Entry) -> str | None:
-        """The options of a netdev."""
+        """The options of a netdev or of an object."""
 
     def unserved_card(self, driver: str, properties: Values) -> str | None:
         """The properties of a card that is replaced."""
@@ -72,6 +75,8 @@ class Verdict:
     """A replaced card's properties, with what ``-global`` and ``-set`` say of it."""
     card: Entry | None = None
     """The ``-device``; None for ``-nic``, which is both, and where there is a hub instead."""
+    filters: list[Entry] = field(default_factory=list)
+    """Each ``-object filter-...`` before it."""
     reason: str | None = None
 
     @property
@@ -187,7 +192,18 @@ def _reasons_of_one(
         yield "its id is given twice"
     if reason := judge.unserved(verdict.entry):
         yield reason
-    yield from (_nic_reasons(verdict) if verdict.is_nic else _user_reasons(survey, verdict))
+    users = [
+        entry
+        for entry in survey.entries
+        if entry.index != verdict.entry.index and entry.get("netdev") == verdict.id
+    ]
+    verdict.filters = [user for user in users if user.type in FILTERS]
+    for each in verdict.filters:
+        yield from _filter_reasons(each, judge)
+    if verdict.is_nic:
+        yield from _nic_reasons(verdict)
+    else:
+        yield from _user_reasons(verdict, [user for user in users if user.type not in FILTERS])
     if verdict.attach is not None and verdict.attach.replaces_card:
         yield from _replaced_reasons(survey, verdict, judge)
     elif verdict.attach is not None:
@@ -206,13 +222,15 @@ def _nic_reasons(verdict: Verdict) -> Iterator[str]:
         verdict.driver = verdict.attach.models[model]
 
 
-def _user_reasons(survey: Survey, verdict: Verdict) -> Iterator[str]:
+def _filter_reasons(entry: Entry, judge: Judge) -> Iterator[str]:
+    if entry.option.fixed:
+        yield f"the program itself sets {entry.option}"
+    if reason := judge.unserved(entry):
+        yield f"{entry.option}: {reason}"
+
+
+def _user_reasons(verdict: Verdict, users: list[Entry]) -> Iterator[str]:
     """Whoever uses the netdev: one card, or one place at a hub."""
-    users = [
-        entry
-        for entry in survey.entries
-        if entry.index != verdict.entry.index and entry.get("netdev") == verdict.id
-    ]
     for user in users:
         if user.option.name != "device" and user.type != "hubport":
             yield f"{user.option} refers to it"

@@ -96,6 +96,8 @@ def losses(decided: Decision) -> Iterator[str]:
     if any(verdict.entry.type == "user" for verdict in decided.taken):
         yield "QEMU's monitor: info usernet, hostfwd_add and hostfwd_remove find no user netdevs"
         yield "IPv6: guests get none from user netdevs yet"
+    if any(verdict.filters for verdict in decided.taken):
+        yield "QEMU's monitor: object_del and qom-set don't reach the filters"
     if text(survey.ram, "maxmem"):
         yield "memory plugged in later must have share=on, or the network can't reach it"
     if any(_confined(decided)):

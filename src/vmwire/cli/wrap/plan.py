@@ -297,7 +297,7 @@ def compose(
     edits = Edits(survey.line, {**decided.without_msix, **decided.sharing.edits})
     addresses = macs.assigned(survey)
     files = {driver: file_path(f"{driver}.rom") for driver in decided.roms}
-    config: dict[str, list[Any]] = {"netdevs": [], "devices": []}
+    config: dict[str, list[Any]] = {"netdevs": [], "devices": [], "filters": []}
     fds: dict[str, int] = {}
     for verdict in decided.taken:
         netdev, named = served.netdev_text(verdict)
@@ -318,6 +318,9 @@ def compose(
         config["devices"].append([str((verdict.card or verdict.entry).option.argument), device])
     _pin(decided, edits)
     edits.put_first(decided.sharing.words)
+    for each in sorted((each for v in decided.taken for each in v.filters), key=lambda e: e.index):
+        config["filters"].append([each.option.argument, served.filter_text(each)])
+        edits.replace(each.index, [])
     written = {files[driver]: image for driver, image in decided.roms.items()}
     return Composition([decided.command[0], *edits.words()], config, written, fds)
 

@@ -23,16 +23,28 @@ UNNAMED = "unnamed"
 def unserved(entry: Entry) -> str | None:
     """Why these options stay with QEMU: unknown to vmwire, not served yet, or wrong."""
     try:
-        record = _record(entry, UNNAMED)
+        record = _record(entry, UNNAMED) if entry.option.name != "object" else _object(entry)
     except ConfigError as error:
         return error.message
     unanswered = getattr(record, "unanswered", None)
     return None if unanswered is None else str(unanswered() or "") or None
 
 
+def filter_text(entry: Entry) -> str:
+    """A filter for a process in another folder."""
+    return _text(_object(entry))[0]
+
+
+def _object(entry: Entry) -> Any:
+    return catalogue.parse("object", entry.option.argument)
+
+
 def netdev_text(verdict: Verdict) -> tuple[str, dict[str, int]]:
     """A netdev for a process in another folder, and the descriptors that it needs there."""
-    record = _record(verdict.entry, verdict.id)
+    return _text(_record(verdict.entry, verdict.id))
+
+
+def _text(record: Any) -> tuple[str, dict[str, int]]:
     claim = getattr(record, "claim", None)
     there, fds = (record, {}) if claim is None else claim()
     return table_of(type(there)).to_text(there), fds
