@@ -100,3 +100,16 @@ def test_libvirt_hands_the_device_on_to_qemu() -> None:
 def test_notes_are_about_the_cards_that_are_there() -> None:
     assert "reconnect-ms" not in recipes.text([whole_card()])
     assert "vfio-user-pci is there since" not in recipes.text([card()])
+
+
+def test_a_whole_virtio_card_is_reached_as_any_card_over_vfio_user() -> None:
+    whole = card(attach="vfio-user", addr="6", disable_legacy="on", socket="/run/n0.sock")
+    words = qemu_words(whole)
+    assert json.loads(words[-1]) == {
+        "driver": "vfio-user-pci",
+        "id": "n0",
+        "addr": "6",
+        "socket": {"type": "unix", "path": "/run/n0.sock"},
+    }
+    assert "vhost-user" not in " ".join(words)
+    assert "efi-virtio.rom" in recipes.text([whole])

@@ -306,3 +306,27 @@ def test_address_that_a_wrapper_would_lose_keeps_the_card_with_qemu() -> None:
     fixed = ("-device", '{"driver":"rtl8139"}')
     (reason,) = reasons(f"{NET} -device e1000,netdev=u", FakeHost(fixed=fixed))
     assert reason is not None and "MAC" in reason
+
+
+@pytest.mark.parametrize("card", ["virtio-net-pci", "virtio-net", "virtio-net-pci-transitional"])
+def test_a_virtio_card_is_replaced_where_it_asks_for_that(card: str) -> None:
+    line = f"{NET} -device {card},netdev=u,attach=vfio-user,romfile=,ctrl_rx=off"
+    assert reasons(line) == [None]
+    assert device(line) == {}
+    ((type, values),) = served(line)
+    assert type == ("virtio-net-pci" if card == "virtio-net" else card)
+    assert (values["attach"], values["ctrl_rx"]) == ("vfio-user", "off")
+
+
+def test_a_virtio_card_that_asks_for_nothing_is_kept() -> None:
+    assert devices(f"{NET} -device virtio-net-pci,netdev=u") == []
+    ((reason,),) = [reasons(f"{NET} -device virtio-net-pci,netdev=u,attach=vfio-user,packed=on")]
+    assert reason is not None and "packed" in reason
+
+
+@pytest.mark.parametrize(("face", "id"), [("", 0x1000), (",disable-legacy=on", 0x1041)])
+def test_the_rom_is_made_out_to_the_virtio_cards_face(face: str, id: int) -> None:
+    from vmwire import catalogue
+
+    options = catalogue.parse("device", f"virtio-net-pci,attach=vfio-user{face}")
+    assert (options.ROM_FILE, options.ROM_DEVICE) == ("efi-virtio.rom", id)
