@@ -129,7 +129,6 @@ def test_netdev_help_lists_what_is_served() -> None:
         "user",
         "l2tpv3",
         "vde",
-        "passt",
         "bridge",
         "vhost-user",
     ]
