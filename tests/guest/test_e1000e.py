@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -79,13 +80,17 @@ def test_it_is_an_express_card_with_extended_space(guest: Machine) -> None:
     assert (serial[:3] + serial[5:]).hex(":") == MAC
 
 
-def test_the_cards_clock_runs_as_fast_as_the_guests(guest: Machine) -> None:
+def test_the_cards_clock_runs_as_fast_as_the_hosts(guest: Machine) -> None:
+    """The guest's own clock jumps where the machine is busy."""
     assert "PTP Hardware Clock: 0" in guest.check("ethtool -T eth0")
     phc.put_into(guest)
-    begin, uptime = phc.read(guest), guest.check("cut -d' ' -f1 /proc/uptime")
-    guest.check("sleep 2")
-    end, later = phc.read(guest), guest.check("cut -d' ' -f1 /proc/uptime")
-    assert end - begin == pytest.approx(float(later) - float(uptime), abs=0.5)
+    before = time.monotonic()
+    begin = phc.read(guest)
+    between = time.monotonic()
+    time.sleep(1)
+    later = time.monotonic()
+    end = phc.read(guest)
+    assert later - between - 0.01 <= end - begin <= time.monotonic() - before + 0.01
 
 
 def test_hashing_is_told_and_can_be_switched(guest: Machine, host: HostPeer) -> None:
