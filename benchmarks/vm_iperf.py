@@ -48,8 +48,10 @@ def iperf_server(address: str = "127.0.0.1") -> Iterator[int]:
         server.wait(10)
 
 
-def megabits(guest: Machine, port: int, seconds: float, *words: str) -> float:
-    command = f"iperf3 -c {GATEWAY} -p {port} -t {seconds:g} -i 0 -J {' '.join(words)}"
+def megabits(
+    guest: Machine, port: int, seconds: float, *words: str, gateway: str = GATEWAY
+) -> float:
+    command = f"iperf3 -c {gateway} -p {port} -t {seconds:g} -i 0 -J {' '.join(words)}"
     result = json.loads(guest.check(command, seconds + 30))
     return float(result["end"]["sum_received"]["bits_per_second"]) / 1e6
 
