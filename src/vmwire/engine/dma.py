@@ -18,7 +18,6 @@ from typing import Protocol
 
 from vmwire.engine.memory import AddressFault, DirtyLog, GuestMemory, View, scatter
 
-
 _NO_MEMORY = GuestMemory()
 
 
