@@ -94,6 +94,12 @@ def test_answers_have_qemus_form(peer: Peer, line: str, answer: str) -> None:
     ("clock_step 0", "FAIL could not advance time"),
     ("clock_step -5", "FAIL could not advance time"),
     ("clock_set -1", "'-1' is no number"),
+    ("readl " + "9" * 5000, "beyond the 64-bit range"),
+    ("readl 0x10000000000000000", "beyond the 64-bit range"),
+    ("clock_step 0x" + "f" * 5000, "beyond the 64-bit range"),
+    ("clock_set 0x" + "f" * 400, "beyond the 64-bit range"),
+    ("b64write 0x1000 4 3q2+7w", "not base64"),
+    ("b64write 0x1000 4 \xff\xff", "not base64"),
 ])  # fmt: skip
 def test_what_makes_no_sense_fails_and_the_next_command_is_answered(
     peer: Peer, line: str, text: str

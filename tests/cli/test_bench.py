@@ -82,6 +82,12 @@ def test_help_names_each_command(
     assert lines[-3:] == ["inb PORT", "outb PORT VALUE", "FAIL unknown command 'nothing'"]
 
 
+def test_a_script_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "it").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="it: this is no text"):
+        main(["--replay", str(tmp_path / "it")])
+
+
 def test_what_was_done_can_be_kept_and_played_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

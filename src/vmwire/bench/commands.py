@@ -9,7 +9,6 @@ answer (``OK …``); a line that makes no sense is a ``ScriptError`` that says w
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -27,6 +26,10 @@ if TYPE_CHECKING:
 Verb = Callable[["Bench", list[str]], str]
 
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
+MOST_DIGITS = 64
+"""Of a number; with so many (leading zeros count) it may still be a word of 64 bits."""
+WORDS = 1 << 64
+"""No number may be as large: addresses, values and times have 64 bits."""
 SIZES = {"b": 1, "w": 2, "l": 4, "q": 8}
 IO_APIC = "ioapic"
 MOST_BYTES = 64 << 20
@@ -63,7 +66,14 @@ def execute(pc: Bench, line: str) -> str:
 def number(word: str) -> int:
     """A number as it is written in a command."""
     if not _NUMBER.fullmatch(word):
-        raise ScriptError(f"'{word}' is no number (decimal, or hexadecimal with 0x)")
+        raise ScriptError(f"'{word[:40]}' is no number (decimal, or hexadecimal with 0x)")
+    value = _value(word) if len(word) <= MOST_DIGITS else WORDS
+    if value >= WORDS:
+        raise ScriptError(f"'{word[:40]}' is beyond the 64-bit range")
+    return value
+
+
+def _value(word: str) -> int:
     if word[0] == "0" and word.isdecimal():  # as C reads it, and so QEMU
         return int(word, 8) if "8" not in word and "9" not in word else 0
     return int(word, 0)
@@ -137,7 +147,7 @@ def _b64read(pc: Bench, words: list[str]) -> str:
 def _b64write(pc: Bench, words: list[str]) -> str:
     try:
         data = base64.b64decode(words[2], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise ScriptError(f"'{words[2][:40]}' is not base64") from error
     return _put(pc, words, data)
 

@@ -101,7 +101,10 @@ class Script:
     @staticmethod
     def load(path: Path | str) -> Script:
         """Read a script's file."""
-        return Script.parse(Path(path).read_text())
+        try:
+            return Script.parse(Path(path).read_text())
+        except UnicodeDecodeError:
+            raise ScriptError("this is no text") from None
 
     def save(self, path: Path | str) -> None:
         """Write a script's file."""
