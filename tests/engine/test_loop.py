@@ -387,6 +387,18 @@ def test_a_timer_wakes_a_loop_that_has_nothing_else(asked: Echo) -> None:
     assert time.monotonic() - begin >= 0.03
 
 
+def test_a_timer_in_the_far_future_keeps_nothing_from_being_read(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    loop = Loop()
+    seen: list[int] = []
+    loop.call_later(1e17, lambda: None)
+    loop.watch(reader, READ, seen.append)
+    os.write(writer, b"!")
+    loop.turn()
+    loop.close()
+    assert seen
+
+
 def test_a_loop_that_answered_quickly_costs_nothing_when_idle(echo: Echo) -> None:
     for _ in range(500):
         echo.ask()

@@ -49,6 +49,8 @@ a peer on the same machine."""
 SHORT_SLEEP_S = 0.004
 """Sleeps that are shorter end to the microsecond: an interrupt that a card delays by 8 µs had
 better not come after a millisecond."""
+LONGEST_SLEEP_S = 3600.0
+"""After that it looks again: the kernel takes no times without bounds."""
 SMALL_TURN = 4
 """A turn with at most this many ready descriptors is followed by a spin."""
 MOST_BUSY_TURNS = 16
@@ -245,7 +247,7 @@ class Loop:
         if deadline is None:
             return timeout_s
         # epoll counts in whole milliseconds and rounds up: a timer is never early
-        wait = max(0.0, deadline - self.now())
+        wait = min(max(0.0, deadline - self.now()), LONGEST_SLEEP_S)
         return wait if timeout_s is None else min(wait, timeout_s)
 
     def _run_deferred(self) -> None:
