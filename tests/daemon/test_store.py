@@ -65,6 +65,17 @@ def test_keeping_a_name_again_closes_what_had_it() -> None:
     assert len(kept) == 0
 
 
+def test_store_goes_on_when_its_own_end_is_closed(ends: tuple[Channel, Channel]) -> None:
+    _, worker = ends
+    store = WorkerStore(worker, KeptFds())
+    worker.close()
+    fd = os.memfd_create("x")
+    store.keep("a", fd)
+    os.close(fd)
+    store.drop("a")
+    assert store.take("a") is None
+
+
 def test_store_goes_on_when_its_keeper_is_gone_and_tells_the_next_one_everything(
     ends: tuple[Channel, Channel],
 ) -> None:

@@ -124,6 +124,17 @@ def test_an_interpreter_that_is_not_there_is_an_error(runtime: str) -> None:
         eventually(lambda: "/no/such/python" in instance.stats()["upgrade"])
 
 
+@pytest.mark.parametrize(("python", "path"), [("/bin/sh\0", "/"), (sys.executable, "/\0")])
+def test_a_word_that_no_process_can_be_given_is_an_error(
+    runtime: str, python: str, path: str
+) -> None:
+    with Instance(runtime) as instance:
+        keeper = instance.pid_of("keeper")
+        control.ask(control_of(instance), "upgrade", arguments={"python": python, "path": [path]})
+        eventually(lambda: "failed" in str(instance.stats()["upgrade"]))
+        assert instance.pid_of("keeper") == keeper
+
+
 @pytest.mark.parametrize(
     "arguments", [{}, {"python": 1, "path": ["/"]}, {"python": "x", "path": []}]
 )

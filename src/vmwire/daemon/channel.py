@@ -39,6 +39,8 @@ class Channel:
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> bool:
         data = json.dumps(message).encode()
+        if self._socket.fileno() < 0:  # it was closed since the other end has gone
+            return False
         try:
             socket.send_fds(self._socket, [data], fds)
         except (BrokenPipeError, ConnectionResetError):

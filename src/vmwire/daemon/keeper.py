@@ -227,6 +227,8 @@ class Keeper:
             self._succession = Succession(self, code["python"], code["path"])
         except OSError as error:
             self.succession_failed(f"{code['python']}: {error.strerror}")
+        except ValueError as error:  # a word with a NUL is no argument
+            self.succession_failed(f"{code['python']!r}: {error}")
 
     def tell_worker(self, message: Message) -> None:
         if self._channel is not None:

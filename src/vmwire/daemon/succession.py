@@ -88,7 +88,7 @@ def spawn(
     words = fresh_interpreter(function, fd, python, import_path() if path is None else path)
     try:
         pid = os.posix_spawn(python, words, os.environ, setsigmask=())
-    except OSError:
+    except (OSError, ValueError):
         ours.close()
         raise
     finally:
@@ -114,7 +114,7 @@ class Instance(Protocol):
 
 
 class Succession:
-    """One attempt. Raises OSError if there can't even be another process."""
+    """One attempt. Raises OSError or ValueError if there can't even be another process."""
 
     def __init__(self, instance: Instance, python: str, path: Sequence[str]) -> None:
         self.instance = instance
