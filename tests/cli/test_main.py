@@ -82,6 +82,24 @@ def test_a_reader_that_leaves_ends_the_command_quietly(
     assert (result.returncode, result.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize(("words", "closed", "status"), [
+    ("--help", "1", 0), ("list", "1", 0), ("bench", "1", 0), ("bench", "0", 1),
+])  # fmt: skip
+def test_a_standard_stream_that_is_closed_is_no_traceback(
+    tmp_path: Path, words: str, closed: str, status: int
+) -> None:
+    shut = ["sh", "-c", f'exec "$@" {closed}<&-', "sh", *command(*words.split())]
+    result = subprocess.run(
+        shut,
+        input="endianness\n" if closed != "0" else None,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    assert (result.returncode, "Traceback" in result.stderr) == (status, False)
+
+
 # --- becoming the program ----------------------------------------------------------------------
 
 

@@ -134,6 +134,8 @@ def save(script: Script, path: str) -> None:
 
 def prompt(pc: Bench) -> int:
     """Carry out what is typed, or piped in. 1 if a piped command made no sense."""
+    if sys.stdin is None:
+        raise ConfigError("standard input is closed: there is nowhere to read commands from")
     typed = sys.stdin.isatty()
     failed = False
     for line in typed_lines() if typed else piped_lines(sys.stdin):
@@ -144,7 +146,7 @@ def prompt(pc: Bench) -> int:
         except ScriptError as error:
             failed = True
             print(f"FAIL {error}")
-        sys.stdout.flush()
+        print(end="", flush=True)
     return 1 if failed and not typed else 0
 
 

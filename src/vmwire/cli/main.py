@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv if arguments is None else arguments
     try:
         status = _dispatch(words)
-        sys.stdout.flush()
+        print(end="", flush=True)  # there may be no standard output
     except UsageError as error:
         print(f"vmwire: {error}\nTry 'vmwire --help'.", file=sys.stderr)
         return USAGE_STATUS
@@ -124,7 +124,7 @@ def _dispatch(words: list[str]) -> int:
             return _mode(first, rest[1:])
         return _prefix(settings, rest[used:])
     if first in ("-h", "-help", "--help"):
-        sys.stdout.write(USAGE)
+        print(USAGE, end="")
         return 0
     if first in ("-version", "--version"):
         from vmwire import __version__
