@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -206,6 +209,24 @@ def test_what_cannot_be_had_is_said_by_its_name(words: str, text: str) -> None:
     with pytest.raises(ConfigError) as error:
         main(words.split())
     assert text in str(error.value)
+
+
+def test_sigterm_ends_it_though_nobody_reads_its_answers() -> None:
+    words = [*VMWIRE, "-machine", "pc", "-qmp", "stdio"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as machine:
+        assert machine.stdin is not None
+        os.set_blocking(machine.stdin.fileno(), False)
+        asked = b'{"execute": "query-commands"}\n' * 200
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(1000):
+                os.write(machine.stdin.fileno(), asked)
+                time.sleep(0.001)
+        time.sleep(0.5)  # by now it waits for a reader
+        machine.terminate()
+        try:
+            assert machine.wait(5) == 0
+        finally:
+            machine.kill()
 
 
 def test_nic_is_a_netdev_and_a_card(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ class Stream:
         self._ended = True
         """The peer says no more."""
         self._waiting = bytearray()
+        self._hurried = False
 
     @property
     def over(self) -> bool:
@@ -165,9 +166,16 @@ class Stream:
     def flush(self) -> None:
         """Before the end: give the peer what waits, however long it takes to read it."""
         if self._waiting and self._out >= 0:
-            os.set_blocking(self._out, True)
-            while self._waiting:
+            os.set_blocking(self._out, not self._hurried)
+            self._flush(0)
+            while self._waiting and not self._hurried:
                 self._flush(0)
+
+    def hurry(self) -> None:
+        """Wait for no peer any more, not even in a write that has begun (a signal's handler)."""
+        self._hurried = True
+        if self._out >= 0:
+            os.set_blocking(self._out, False)
 
     # Reaching the peer
 
@@ -285,6 +293,8 @@ class Stream:
         if self._in < 0:
             return
         self._loop.unwatch(self._in)
+        if self._hurried:  # for whoever shares it
+            os.set_blocking(self._out, True)
         for fd in {self._in, self._out}:
             os.close(fd)
         self._in = self._out = -1

@@ -157,6 +157,8 @@ class Headless:
     def _end_by_signals(self) -> None:
         def end(number: int, frame: object) -> None:
             self.ending = True
+            for stream in self.streams:
+                stream.hurry()
             self.network.loop.post(_wake)
 
         for number in ENDINGS:
