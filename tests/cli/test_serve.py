@@ -297,3 +297,16 @@ def test_filters_that_can_not_be_had_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert refused(*CARD, *words) == f"vmwire: {message}"
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_closed_streams_do_no_harm(runtime: str, tmp_path: Path, closed: str) -> None:
+    log = tmp_path / "log"
+    words = [*COMMAND, "-netdev", "hubport,id=u,hubid=0", "--log", str(log)]
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *words]
+    with subprocess.Popen(shell, stdout=subprocess.PIPE, text=True) as served:
+        assert served.stdout is not None
+        assert served.stdout.readline() == LAST_LINE
+        served.terminate()
+    assert served.returncode == 0
+    assert "the network stands" in log.read_text()

@@ -92,6 +92,8 @@ def test_contradictions_are_told_in_one_line(text: str, complaint: str) -> None:
 def test_descriptors_that_are_no_taps_are_refused(fd: str) -> None:
     with Network() as net, pytest.raises(ConfigError, match=f"descriptor {fd} is not a tap's"):
         net.add_netdev("tap", id="x", fd=fd)
+    if fd == "0":
+        assert os.get_inheritable(0)  # what isn't ours stays as it was
 
 
 # --- scripts ------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ class UsageError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Run vmwire and return its exit status. ``arguments`` start with the program's name."""
     words = sys.argv if arguments is None else arguments
+    _fill_standard_streams()
     try:
         status = _dispatch(words)
         print(end="", flush=True)  # there may be no standard output
@@ -99,6 +100,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"vmwire: {error}", file=sys.stderr)
         return 1
     return status
+
+
+def _fill_standard_streams() -> None:
+    """Where one is closed, let nothing else get its number. What is executed finds it closed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _end_by_sigint() -> int:

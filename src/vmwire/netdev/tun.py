@@ -75,11 +75,11 @@ def adopt(fd: int) -> tuple[str, bool]:
 
     Raises ``OSError``: EBADF or ENOTTY if it isn't a tap's, EINVAL if it is one of another kind.
     """
-    os.set_blocking(fd, False)
-    os.set_inheritable(fd, False)
     name, flags = IFREQ.unpack(ioctl(fd, TUNGETIFF, bytes(IFREQ.size)))
     if not flags & IFF_TAP or not flags & IFF_NO_PI:
         raise OSError(errno.EINVAL, "it carries packets, not frames")
+    os.set_blocking(fd, False)
+    os.set_inheritable(fd, False)
     header = bool(flags & IFF_VNET_HDR)
     if header:
         _set_header(fd)
