@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vmwire.attach import chardev
 from vmwire.attach.chardev import Chardev, Stream
 from vmwire.engine.loop import Loop
 from vmwire.errors import ConfigError
@@ -18,6 +19,7 @@ class Listener:
     """Who is at our end: notes what happens."""
 
     def __init__(self) -> None:
+        self.crowded = False
         self.heard = b""
         self.peers = 0
         self.left = 0
@@ -176,3 +178,59 @@ def test_what_cannot_be_reached_is_told(
     with pytest.raises(ConfigError) as error:
         Stream(chardev, loop, listener).open()
     assert text in str(error.value)
+
+
+def test_nothing_is_read_while_the_reader_has_enough_to_do(loop: Loop, listener: Listener) -> None:
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        stream = Stream(Chardev(fd=ours.fileno()), loop, listener)
+        stream.open()
+        listener.crowded = True
+        peer.sendall(b"first")
+        turn(loop)
+        peer.sendall(b"second")
+        turn(loop)
+        assert listener.heard == b"first"
+        listener.crowded = False
+        stream.go_on()
+        turn(loop)
+        assert listener.heard == b"firstsecond"
+        stream.close()
+
+
+def test_a_peer_with_much_to_read_is_asked_nothing_more(loop: Loop, listener: Listener) -> None:
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        stream = Stream(Chardev(fd=ours.fileno()), loop, listener)
+        stream.open()
+        listener.send(bytes(4 << 20))
+        assert stream.stuffed
+        peer.sendall(b"and more")
+        turn(loop)
+        assert listener.heard == b""
+        left = 4 << 20
+        while left:
+            left -= len(peer.recv(left))
+            turn(loop)
+        assert not stream.stuffed
+        assert listener.heard == b"and more"
+        stream.close()
+
+
+def test_a_peer_that_never_reads_is_hung_up_on(
+    loop: Loop, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chardev, "MOST_WAITING", 1 << 20)
+    ours, peer = socket.socketpair()
+    stream = Stream(Chardev(fd=ours.fileno()), loop, listener)
+    stream.open()
+    ours.close()
+    listener.send(bytes(8 << 20))
+    turn(loop)
+    assert (listener.left, stream.over) == (1, True)
+    with peer:
+        received = 0
+        while data := peer.recv(1 << 20):
+            received += len(data)
+    assert received < 2 << 20
+    stream.close()

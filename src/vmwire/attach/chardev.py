@@ -8,7 +8,8 @@ the other), ``…,fd=N`` (a connected socket that was inherited), and ``stdio``.
 
 A stream owns its descriptors. A peer that says no more may still read: it is hung up on at the end,
 or when the next one comes. What is written and doesn't fit into the socket waits here, up to a
-limit; a peer that doesn't read for so long is hung up on.
+limit; a peer that doesn't read for so long is hung up on. Nothing is read from a peer that has
+much to read itself, or whose reader has enough to do.
 """
 
 from __future__ import annotations
@@ -28,10 +29,16 @@ from vmwire.options.syntax import OptionList, parse_list
 READ_BYTES = 1 << 20
 MOST_WAITING = 256 << 20
 """Bytes that may wait for a peer that doesn't read."""
+MUCH_WAITING = 1 << 20
+"""From here on it is asked nothing more."""
 
 
 class Reader(Protocol):
     """Who is at our end of a stream."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it has enough to do for now. Who says so calls ``Stream.go_on`` later."""
 
     def opened(self, send: Callable[[bytes], None]) -> None:
         """A peer is there; ``send`` reaches it."""
@@ -128,7 +135,21 @@ class Stream:
         self._ended = True
         """The peer says no more."""
         self._waiting = bytearray()
+        self._blocked = False
+        """The socket has no room for what waits."""
+        self._events = 0
+        self._is_watched = True
         self._hurried = False
+
+    @property
+    def reader(self) -> Reader:
+        """Who is at our end."""
+        return self._reader
+
+    @property
+    def stuffed(self) -> bool:
+        """Whether the peer has much to read, and should be given nothing more."""
+        return len(self._waiting) > MUCH_WAITING and not self._ended
 
     @property
     def over(self) -> bool:
@@ -162,6 +183,11 @@ class Stream:
             return
         self._waiting += data
         self._flush(0)
+
+    def go_on(self) -> None:
+        """The reader may have room again."""
+        if self._in >= 0 and not self._ended:
+            self._rewatch()
 
     def flush(self) -> None:
         """Before the end: give the peer what waits, however long it takes to read it."""
@@ -240,9 +266,13 @@ class Stream:
         self._ended = False
         if readable == writable:  # what stdio is may be somebody else's too: it stays as it is
             os.set_blocking(readable, False)
+        self._blocked = False
+        self._events = READ
         try:
             self._loop.watch(readable, READ, self._on_events)
+            self._is_watched = True
         except PermissionError:  # a plain file can't be waited for: it is read when asked
+            self._is_watched = False
             self._loop.post(self._read_file)
         self._reader.opened(self.send)
 
@@ -263,31 +293,44 @@ class Stream:
             data = b""
         if data:
             self._reader.feed(data)
+            self.go_on()
         else:
-            self._ended = True
-            self._loop.unwatch(self._in)
-            self._listen_while_alone()
-            self._reader.closed()
+            self._end()
+
+    def _end(self) -> None:
+        """The peer says no more."""
+        self._ended = True
+        self._loop.unwatch(self._in)
+        self._listen_while_alone()
+        self._reader.closed()
 
     def _read_file(self) -> None:
         if not self._ended:
-            self._read()
+            if not self._reader.crowded:
+                self._read()
             self._loop.post(self._read_file)
 
+    def _rewatch(self) -> None:
+        events = 0 if self.stuffed or self._reader.crowded else READ
+        if self._blocked and self._in == self._out:
+            events |= WRITE
+        if events != self._events and self._is_watched:
+            self._events = events
+            self._loop.change(self._in, events)
+
     def _flush(self, events: int) -> None:
-        had_to_wait = False
-        while self._waiting and not had_to_wait:
+        self._blocked = False
+        while self._waiting and not self._blocked:
             try:
                 del self._waiting[: os.write(self._out, self._waiting)]
             except BlockingIOError:
-                had_to_wait = True
+                self._blocked = True
             except OSError:  # the peer has left: reading says so
                 self._waiting.clear()
-        if len(self._waiting) > MOST_WAITING:
-            self._waiting.clear()
-            had_to_wait = False
-        if self._in == self._out and not self._ended:
-            self._loop.change(self._in, READ | WRITE if had_to_wait else READ)
+        if len(self._waiting) > MOST_WAITING and not self._ended:
+            self._end()
+            self._hang_up()
+        self.go_on()
 
     def _hang_up(self) -> None:
         if self._in < 0:

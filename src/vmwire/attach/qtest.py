@@ -30,6 +30,9 @@ TICKS_PER_S = Fraction(1193182, 32768)
 """How often the timer of a PC ticks that nobody has set: twice in 65536 cycles of its clock. No
 interrupt comes of it here; but a harness that steps from timer to timer gets on by it."""
 
+CROWD = 1024
+"""Commands that wait, and no more are read."""
+
 Log = Callable[[str], None]
 
 
@@ -71,6 +74,11 @@ class QtestSession:
         self._part.clear()
 
     # Commands
+
+    @property
+    def crowded(self) -> bool:
+        """Whether many commands wait."""
+        return len(self._lines) >= CROWD
 
     @property
     def pending(self) -> bool:

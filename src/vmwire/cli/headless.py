@@ -136,10 +136,13 @@ class Headless:
     def turn(self, timeout_s: float | None) -> None:
         """Carry out one command, or wait for something to happen."""
         loop = self.network.loop
-        waiting = [session for session in self.sessions if session.pending]
+        stuffed = [stream.reader for stream in self.streams if stream.stuffed]
+        waiting = [each for each in self.sessions if each.pending and each not in stuffed]
         if waiting:
             self._drain()
             waiting[0].step()
+            for stream in self.streams:
+                stream.go_on()
         elif self.streams and all(stream.over for stream in self.streams):
             self.ending = True
         elif not loop.turn(0):

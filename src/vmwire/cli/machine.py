@@ -277,6 +277,8 @@ def _add_filter(asked: CommandLine, network: Network, options: Any) -> None:
 class MonitorClient:
     """A QMP client at a chardev's other end."""
 
+    crowded = False
+
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
         self._session: Session | None = None

@@ -170,7 +170,8 @@ QEMU before 9.2 spells reconnect-ms=1000 as reconnect=1; 7.2 without KVM wants v
 device."""
 VFIO_NOTES = """\
 vfio-user-pci is there since QEMU 10.1. For network boot add "romfile":"efi-e1000.rom" (e1000),
-"efi-e1000e.rom" (e1000e), or "efi-virtio.rom" (virtio-net with disable-legacy=on, whose id is in that file)."""
+"efi-e1000e.rom" (e1000e), or "efi-virtio.rom" (virtio-net with disable-legacy=on, whose id is in
+that file)."""
 
 
 def text(cards: list[Card]) -> str:
