@@ -64,6 +64,7 @@ def peer(pc: Bench) -> Peer:
     ("write 0x1000 2 0x0102", "OK"),
     ("b64write 0x1000 3 AQID", "OK"),
     ("memset 0x1000 16 0xaa", "OK"),
+    ("memset 0x1000 0 0xaa", "OK"),
     ("endianness", "OK little"),
     ("clock_step 100", "OK 100"),
     ("clock_set 7", "OK 7"),

@@ -79,10 +79,10 @@ def _value(word: str) -> int:
     return int(word, 0)
 
 
-def _length(word: str) -> int:
+def _length(word: str, least: int = 1) -> int:
     length = number(word)
-    if not 0 < length <= MOST_BYTES:
-        raise ScriptError(f"a length of {length} isn't between 1 and {MOST_BYTES}")
+    if not least <= length <= MOST_BYTES:
+        raise ScriptError(f"a length of {length} isn't between {least} and {MOST_BYTES}")
     return length
 
 
@@ -141,7 +141,7 @@ def _write(pc: Bench, words: list[str]) -> str:
 
 
 def _b64read(pc: Bench, words: list[str]) -> str:
-    return base64.b64encode(pc.read(number(words[0]), _length(words[1]))).decode()
+    return base64.b64encode(pc.read(number(words[0]), _length(words[1], 0))).decode()
 
 
 def _b64write(pc: Bench, words: list[str]) -> str:
@@ -160,7 +160,7 @@ def _put(pc: Bench, words: list[str], data: bytes) -> str:
 
 
 def _memset(pc: Bench, words: list[str]) -> str:
-    pc.memset(number(words[0]), _length(words[1]), number(words[2]))
+    pc.memset(number(words[0]), _length(words[1], 0), number(words[2]))
     return ""
 
 
@@ -181,7 +181,7 @@ def _clock_set(pc: Bench, words: list[str]) -> str:
 def _intercept(inward: bool) -> tuple[str, Verb]:
     def verb(pc: Bench, words: list[str]) -> str:
         path, _, name = words[0].rpartition("/")
-        if name == IO_APIC and path in ("", "/machine/i440fx"):
+        if name == IO_APIC and path in ("", "/machine/i440fx") and pc.board is not None:
             pc.intercept(None)
         elif name in pc.cards and path in ("", "/machine/peripheral"):
             if inward:
