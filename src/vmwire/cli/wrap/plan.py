@@ -78,6 +78,11 @@ class Host:
 
         return replaced.unserved(driver, properties)
 
+    def unserved_device(self, verdict: Verdict) -> str | None:
+        from vmwire.cli.wrap import served
+
+        return served.unserved_device(verdict)
+
     def kvm_usable(self) -> bool:
         return os.access("/dev/kvm", os.R_OK | os.W_OK)
 
@@ -164,6 +169,10 @@ def _judged(command: Sequence[str], line: CommandLine, wishes: Wishes, host: Hos
     decide.judge(survey, decided.verdicts, wishes, host)
     if decided.taken and not line.has("no-user-config") and _SECTION.search(host.user_config()):
         decide.stay(decided.verdicts, "QEMU's own configuration file describes the machine")
+    # By this everything is imported, too, before there is a folder that could be left behind.
+    for verdict in decided.taken:
+        if verdict.has_card:
+            verdict.reason = host.unserved_device(verdict)
     hubs.spread(survey, decided.verdicts)
     return decided
 

@@ -72,6 +72,15 @@ def _record(entry: Entry, id: str) -> Any:
     return catalogue.parse("netdev", str(options))
 
 
+def unserved_device(verdict: Verdict) -> str | None:
+    """Why a card stays with QEMU although its properties are served: their values aren't."""
+    try:
+        device_text(verdict, "/", None)
+    except ConfigError as error:
+        return error.message
+    return None
+
+
 def _of_card(verdict: Verdict, mac: str | None) -> dict[str, str]:
     """What the card that is served must know: all of it, or the half that QEMU hasn't got."""
     if verdict.replaced:
