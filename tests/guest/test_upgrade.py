@@ -3,9 +3,7 @@
 """``vmwire upgrade`` under a running guest, with each way in for its card.
 
 A ping every 10 ms tells how long the network stood still for the guest: answers are late while it
-does, or missing. The limit is a second; some hundredths are usual. How late an answer may be is
-judged with more patience: a guest under TCG with a card that it reaches by messages has stalls of
-its own, up to half a second while the host is busy.
+does, or missing. The limit for both is a second; some hundredths are usual where nothing else runs.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ pytestmark = pytest.mark.guest
 ROOT = Path(__file__).parents[2]
 PING_EVERY_S = 0.01
 MOST_PAUSE_MS = 1000
-MOST_LATE_MS = 5000
+MOST_LATE_MS = 1000
 
 
 @dataclass(frozen=True)
