@@ -127,6 +127,15 @@ def test_files_have_the_rights_that_are_asked_for(sockets: Bed, switch: Switch) 
     assert list(switch.folder.glob(".vmwire-*")) == []
 
 
+def test_files_that_others_are_behind_stay(sockets: Bed, switch: Switch) -> None:
+    other = switch.folder / ".vmwire-1-other"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(other))
+        sock.connect(switch.data.getsockname())
+        sockets.add(f"vde,id=v,sock={switch.folder},mode=0660")
+        assert other.exists()
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

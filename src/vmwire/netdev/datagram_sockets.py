@@ -34,7 +34,7 @@ def udp(local: HostPort, remote: HostPort, *, strangers: bool) -> Wire:
     """Between two addresses of the internet."""
     there = resolve(remote, UDP)
     here = resolve(local, UDP, passive=True)
-    with _new(there.family) as sock:
+    with new(there.family) as sock:
         _bind(sock, here)
         if strangers:
             return Wire(sock, ToAddress(sock, there.address), _udp_info(here, there), UDP_LARGEST)
@@ -57,7 +57,7 @@ def multicast(group: HostPort, interface: str | None) -> Wire:
     check_multicast(place)
     address, port = place.address
     member = socket.inet_aton(address) + socket.inet_aton(interface or "0.0.0.0")
-    with _new(socket.AF_INET) as sock, _new(socket.AF_INET) as sender:
+    with new(socket.AF_INET) as sock, new(socket.AF_INET) as sender:
         _bind(sock, place)
         try:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
@@ -115,7 +115,7 @@ def unix(local: UnixAddress, remote: UnixAddress, host: Host, name: str) -> Wire
 
 def _bound(local: UnixAddress, here: Place) -> socket.socket:
     clear_the_way(local.address, UDP)
-    with _new(socket.AF_UNIX) as sock:
+    with new(socket.AF_UNIX) as sock:
         _bind(sock, here)
     return sock
 
@@ -138,9 +138,9 @@ def given(fd: str, host: Host) -> Wire:
 
 
 @contextmanager
-def _new(family: int) -> Iterator[socket.socket]:
+def new(family: int, kind: int = UDP, protocol: int = 0) -> Iterator[socket.socket]:
     """A new socket, closed if something goes wrong with it."""
-    sock = socket.socket(family, UDP)
+    sock = socket.socket(family, kind, protocol)
     try:
         yield sock
     except BaseException:

@@ -34,6 +34,7 @@ from vmwire.engine.loop import READ
 from vmwire.errors import ConfigError
 from vmwire.netdev.binding import clear_the_way, remove_own_file
 from vmwire.netdev.datagram_line import Connected, DatagramLine, Wire
+from vmwire.netdev.datagram_sockets import new
 from vmwire.options.table import option, record
 from vmwire.options.values import IDENTIFIER, STRING, UINT16
 
@@ -137,23 +138,16 @@ class VdeNetdev(DatagramLine):
 
     def _plug(self, host: Host) -> Wire:
         folder = self._options.folder()
-        control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        data = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            control.settimeout(PATIENCE_S)
-            control.connect(f"{folder}/ctl")
-            name = self._bind(data, folder)
-            data.connect(self._asked(control, name))
-            control.setblocking(False)
+            with new(socket.AF_UNIX, socket.SOCK_STREAM) as control, new(socket.AF_UNIX) as data:
+                control.settimeout(PATIENCE_S)
+                control.connect(f"{folder}/ctl")
+                name = self._bind(data, folder)
+                data.connect(self._asked(control, name))
+                control.setblocking(False)
         except OSError as error:
-            data.close()
-            control.close()
             reason = error.strerror or error
             raise ConfigError(f"can't join the switch at {folder}: {reason}") from None
-        except ConfigError:
-            data.close()
-            control.close()
-            raise
         self._control = control
         farewell = partial(remove_own_file, data)
         return Wire(data, Connected(data), f"vde={folder}", LARGEST, farewell=farewell)
@@ -169,7 +163,6 @@ class VdeNetdev(DatagramLine):
             return name
         _clear_stale(folder)
         path = f"{folder}/{FILES}{own}"
-        clear_the_way(path, socket.SOCK_DGRAM)
         data.bind(path)
         os.chmod(path, PRIVATE if options.mode is None else options.mode)
         if options.group is not None:
@@ -199,6 +192,4 @@ def _group(name: str) -> int:
 def _clear_stale(folder: str) -> None:
     """Remove files of ours behind which nobody is any more."""
     for path in Path(folder).glob(f"{FILES}*"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-            if probe.connect_ex(str(path)):
-                path.unlink(missing_ok=True)
+        clear_the_way(str(path), socket.SOCK_DGRAM)
