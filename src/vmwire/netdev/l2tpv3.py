@@ -25,12 +25,19 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from typing import Any
 
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
 from vmwire.netdev.addresses import Place, look_up
-from vmwire.netdev.datagram_line import DatagramLine, Parts, Wire
+from vmwire.netdev.datagram_line import (
+    UDP_LARGEST,
+    Connected,
+    DatagramLine,
+    Parts,
+    Sender,
+    ToAddress,
+    Wire,
+)
 from vmwire.options.table import option, record
 from vmwire.options.values import BOOL, IDENTIFIER, STRING, UINT32, UINT64
 from vmwire.wire.frame import View
@@ -40,7 +47,6 @@ DATA_IN_UDP = bytes.fromhex("00030000")
 CONTROL = 0x80
 """The flag T in a header's first byte: a control message."""
 OFFSETS = 256
-UDP_LARGEST = 65507
 IP_LARGEST = 65515
 
 
@@ -132,28 +138,16 @@ class Header:
 
 
 class ThroughTunnel:
-    """Sends what it is given behind a header (`datagram_line.Sender`)."""
+    """Has what it is given sent behind a header."""
 
-    def __init__(self, sock: socket.socket, header: Header, address: Any) -> None:
-        self.socket = sock
+    def __init__(self, sender: Sender, header: Header) -> None:
+        self.socket = sender.socket
+        self.close = sender.close
+        self._sender = sender
         self._header = header
-        self._address = address
 
     def send(self, parts: Parts) -> None:
-        datagram = [self._header.next(), *parts]
-        try:
-            self._send(datagram)
-        except ConnectionRefusedError:  # said of an earlier one: the peer may be there by now
-            self._send(datagram)
-
-    def _send(self, datagram: Parts) -> None:
-        if self._address is None:
-            self.socket.sendmsg(datagram)
-        else:
-            self.socket.sendmsg(datagram, (), 0, self._address)
-
-    def close(self) -> None:
-        """The socket is the line's."""
+        self._sender.send([self._header.next(), *parts])
 
 
 class L2tpv3Netdev(DatagramLine):
@@ -178,9 +172,10 @@ class L2tpv3Netdev(DatagramLine):
         except OSError as error:
             sock.close()
             raise ConfigError(f"could not bind socket: {error.strerror}") from None
-        sender = ThroughTunnel(sock, header, there.address if options.strangers else None)
+        sender = ToAddress(sock, there.address) if options.strangers else Connected(sock)
         largest = (UDP_LARGEST if options.udp else IP_LARGEST) - header.length
-        return Wire(sock, sender, "l2tpv3: connected", largest, unwrap=header.frame_of)
+        tunnel = ThroughTunnel(sender, header)
+        return Wire(sock, tunnel, "l2tpv3: connected", largest, unwrap=header.frame_of)
 
     def _place(self, name: str, host: str, port: str | None) -> Place:
         options = self._options
