@@ -25,7 +25,7 @@ from vmwire.netdev.host_tap import HostTap
 from vmwire.netdev.network_scripts import Farewell, run
 from vmwire.netdev.tap_port import stored_tap
 from vmwire.options.table import NotServedError, option, record
-from vmwire.options.values import BOOL, IDENTIFIER, STRING, UINT32, ParsedType, parse_size, said
+from vmwire.options.values import BOOL, IDENTIFIER, SIZE, STRING, UINT32
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,6 @@ UP_SCRIPT = "/etc/qemu-ifup"
 DOWN_SCRIPT = "/etc/qemu-ifdown"
 NO_SCRIPT = ("no", "")
 MOST_SEND_BUFFER = 0x7FFFFFFF
-
-_SIZE = ParsedType(
-    result=int, parse=said(parse_size, "Parameter '{key}' expects a size value"), written=str
-)
 
 
 @record("netdev", "tap", later=("vhostfd", "vhostfds", "poll-us"))
@@ -52,7 +48,7 @@ class TapOptions:
     fds: str | None = option(STRING, help="descriptors of a tap's queues, like 5:6")
     helper: str | None = option(STRING, help="program that makes a tap on a bridge")
     br: str | None = option(STRING, help=f"the bridge for helper= (or {DEFAULT_BRIDGE})")
-    sndbuf: int | None = option(_SIZE, help="bytes under way to the host's network; 0: any number")
+    sndbuf: int | None = option(SIZE, help="bytes under way to the host's network; 0: any number")
     vnet_hdr: bool | None = option(BOOL, key="vnet_hdr", help="on/off, whether work is left undone")
     queues: int | None = option(UINT32, help="queues of the tap")
     vhost: bool = option(BOOL, default=False, help="off: vmwire itself moves the frames")

@@ -239,7 +239,8 @@ class SizeType(IntType):
         try:
             return parse_size(text)
         except ValueError:
-            raise ConfigError(f"Parameter '{where.key}' expects size") from None
+            words = "size" if where.device else "a size value"
+            raise ConfigError(f"Parameter '{where.key}' expects {words}") from None
 
 
 @dataclass(slots=True, frozen=True)
