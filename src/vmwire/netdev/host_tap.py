@@ -9,6 +9,7 @@ process takes them. A subclass makes a tap where there is none yet.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
@@ -16,7 +17,7 @@ from vmwire.netdev import tun
 from vmwire.netdev.tap_port import TapPort, stored_tap
 
 
-class HostTap(TapPort):
+class HostTap(TapPort, ABC):
     """A tap of the host's as a netdev."""
 
     def __init__(self, id: str) -> None:
@@ -29,9 +30,9 @@ class HostTap(TapPort):
 
     # For the subclass
 
+    @abstractmethod
     def _make(self) -> list[int]:
         """Return the descriptors of the queues of a tap. Raises ``ConfigError`` or ``OSError``."""
-        raise NotImplementedError
 
     # The box
 
