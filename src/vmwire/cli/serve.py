@@ -26,6 +26,7 @@ from typing import Any
 
 from vmwire import catalogue
 from vmwire.cli import capture_option, recipes
+from vmwire.cli.claims import claimed_text
 from vmwire.cli.recipes import Card
 from vmwire.daemon import keeper, launch, logfile
 from vmwire.daemon.channel import Message
@@ -168,9 +169,9 @@ def claim(kind: str, text: str, fds: dict[str, int]) -> str:
     """An option for a process of its own; the descriptors that go there with it join ``fds``."""
     asked = catalogue.parse(kind, text)
     with naming(f"-{kind} {text}"):
-        there, given = asked.claim() if hasattr(asked, "claim") else (asked, {})
+        there, given = claimed_text(asked)
     fds.update(given)
-    return table_of(type(there)).to_text(there)
+    return there
 
 
 def serve(arguments: Arguments) -> int:

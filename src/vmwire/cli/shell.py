@@ -30,6 +30,7 @@ from typing import Any
 from vmwire import catalogue
 from vmwire.attach import namespace
 from vmwire.attach.namespace import Guest, Interface, parse_address
+from vmwire.cli.claims import claimed
 from vmwire.daemon import launch
 from vmwire.errors import ConfigError
 from vmwire.netdev.hubport import HubportOptions
@@ -128,7 +129,7 @@ def plan(arguments: Arguments) -> Network:
     joined = {each.netdev for each in asked if isinstance(each, HubportOptions)}
     addresses = iter(arguments.addresses)
     for options in asked:
-        there, fds = options.claim() if hasattr(options, "claim") else (options, {})
+        there, fds = claimed(options)
         network.fds |= fds
         if isinstance(there, UserOptions) and mtu is not None:
             there.mtu = mtu

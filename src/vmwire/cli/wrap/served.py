@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 from vmwire import catalogue
+from vmwire.cli.claims import claimed_text
 from vmwire.cli.wrap.decide import NIC_KEYS, Verdict
 from vmwire.cli.wrap.survey import Entry
 from vmwire.errors import ConfigError
 from vmwire.options.syntax import OptionList
-from vmwire.options.table import table_of
 
 UNNAMED = "unnamed"
 
@@ -32,7 +32,7 @@ def unserved(entry: Entry) -> str | None:
 
 def filter_text(entry: Entry) -> str:
     """A filter for a process in another folder."""
-    return _text(_object(entry))[0]
+    return claimed_text(_object(entry))[0]
 
 
 def _object(entry: Entry) -> Any:
@@ -41,13 +41,7 @@ def _object(entry: Entry) -> Any:
 
 def netdev_text(verdict: Verdict) -> tuple[str, dict[str, int]]:
     """A netdev for a process in another folder, and the descriptors that it needs there."""
-    return _text(_record(verdict.entry, verdict.id))
-
-
-def _text(record: Any) -> tuple[str, dict[str, int]]:
-    claim = getattr(record, "claim", None)
-    there, fds = (record, {}) if claim is None else claim()
-    return table_of(type(there)).to_text(there), fds
+    return claimed_text(_record(verdict.entry, verdict.id))
 
 
 def device_text(verdict: Verdict, socket_path: str, mac: str | None) -> str:
