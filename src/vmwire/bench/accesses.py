@@ -7,6 +7,8 @@ Whoever holds a machine plays its CPU. An access that a CPU couldn't make is an 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from vmwire.bench import commands
 from vmwire.bench.address_space import AccessError, AddressSpace
 from vmwire.bench.ram import Ram
@@ -16,7 +18,7 @@ PIECE = 4
 """Bytes that the machine's bus moves at once."""
 
 
-class Accesses:
+class Accesses(ABC):
     """What a machine can be asked to do, given its spaces."""
 
     def __init__(self, ram: Ram) -> None:
@@ -25,9 +27,9 @@ class Accesses:
         self._ports = AddressSpace()
         self._ram_view = ram.view
 
+    @abstractmethod
     def settle(self) -> None:
         """Do what cards have put off until the end of a turn."""
-        raise NotImplementedError
 
     # --- ports
 

@@ -20,13 +20,17 @@ written. ``send`` and ``send_extended`` return at once; ``reap`` tells what is d
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
 from vmwire.bench import e1000_spec as spec
 from vmwire.bench.e1000_rings import Context, DriverError, Received, Rings
 from vmwire.bench.pci import Allocator, Cpu, PciDevice
 
-__all__ = ["Context", "DriverError", "E1000Driver", "E1000Registers", "Received", "Rings"]
+__all__ = [
+    "BringUp", "Context", "DriverError", "E1000Driver", "E1000Registers", "Received", "Rings",
+]  # fmt: skip
 
 MICROWIRE_READ = 0b110
 MICROWIRE_WRITE = 0b101
@@ -192,27 +196,20 @@ class E1000Registers:
         return value
 
 
-class E1000Driver(E1000Registers, Rings):
-    """The whole driver: registers, and one ring each way of ``ring`` descriptors."""
+class BringUp(E1000Registers, ABC):
+    """Bringing a card up, whose rings are what derives from this."""
 
-    def __init__(
-        self,
-        pc: Cpu,
-        slot: int,
-        *,
-        ring: int = 64,
-        buffer_size: int = 2048,
-        room: Allocator | None = None,
-    ) -> None:
-        E1000Registers.__init__(self, pc, slot)
-        Rings.__init__(self, pc, ring, buffer_size, room or Allocator(0x10_0000 + (slot << 21)))
-        self.mac = b""
+    mac = b""
 
-    # --- bringing up
+    @property
+    @abstractmethod
+    def queues(self) -> Sequence[Rings]:
+        """The rings that the card is given."""
 
     def start(self, *, receive: int = spec.RCTL_BAM, link: bool = True) -> Self:
         """Reset the card and set it up; ``receive`` are further bits of RCTL."""
         self.reset()
+        self.take_over()
         self.mac = self.read_address()
         self.set_address(0, self.mac)
         for word in range(spec.MTA_WORDS):
@@ -225,12 +222,41 @@ class E1000Driver(E1000Registers, Rings):
         return self
 
     def start_transmit(self) -> None:
-        """Give the card an empty transmit ring and switch it on."""
-        self.empty_transmit_ring()
+        """Give the card empty transmit rings and switch it on."""
+        for queue in self.queues:
+            queue.empty_transmit_ring()
         self.write(spec.TCTL, spec.TCTL_EN | spec.TCTL_PSP | 0xF << 4 | 0x40 << 12)
 
     def start_receive(self, bits: int = spec.RCTL_BAM, buffers: int | None = None) -> None:
-        """Give the card a receive ring with ``buffers`` buffers (all but one) and switch it on."""
+        """Give the card receive rings with ``buffers`` buffers (all but one) and switch it on."""
         self.write(spec.RCTL, 0)
-        self.fill_receive_ring(buffers)
-        self.write(spec.RCTL, spec.RCTL_EN | bits | spec.RCTL_SIZES[self.buffer_size])
+        self.choose_layout()
+        for queue in self.queues:
+            queue.fill_receive_ring(buffers)
+        self.write(spec.RCTL, spec.RCTL_EN | bits | self.queues[0].buffer_bits)
+
+    def take_over(self) -> None:
+        """Tell the card that it has a driver, where it wants to know."""
+
+    def choose_layout(self) -> None:
+        """Tell the card what receive descriptors look like, where there is a choice."""
+
+
+class E1000Driver(BringUp, Rings):
+    """The whole driver: registers, and one ring each way of ``ring`` descriptors."""
+
+    def __init__(
+        self,
+        pc: Cpu,
+        slot: int,
+        *,
+        ring: int = 64,
+        buffer_size: int = 2048,
+        room: Allocator | None = None,
+    ) -> None:
+        BringUp.__init__(self, pc, slot)
+        Rings.__init__(self, pc, ring, buffer_size, room or Allocator(0x10_0000 + (slot << 21)))
+
+    @property
+    def queues(self) -> Sequence[Rings]:
+        return (self,)

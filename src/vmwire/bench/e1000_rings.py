@@ -97,6 +97,11 @@ class Rings(ABC):
 
     # --- bringing up
 
+    @property
+    def buffer_bits(self) -> int:
+        """RCTL's bits for the receive buffers' size."""
+        return spec.RCTL_SIZES[self.buffer_size]
+
     def empty_transmit_ring(self) -> None:
         """Give the card a transmit ring with nothing to send."""
         self.pc.write(self.tx_ring, bytes(self.ring * spec.DESCRIPTOR_SIZE))

@@ -21,11 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 from vmwire.bench import e1000_spec
 from vmwire.bench import e1000e_spec as spec
-from vmwire.bench.e1000 import E1000Registers
+from vmwire.bench.e1000 import BringUp, E1000Registers
 from vmwire.bench.e1000_rings import DriverError, Received, Rings
 from vmwire.bench.pci import Allocator, Cpu
 
@@ -206,6 +205,10 @@ class Queue(Rings):
             buffer_size = sum(split)
         super().__init__(pc, ring, buffer_size, room)
 
+    @property
+    def buffer_bits(self) -> int:
+        return spec.RCTL_SPLIT if self.layout == SPLIT else super().buffer_bits
+
     def _addresses(self, index: int) -> list[int]:
         """The buffers of one descriptor."""
         at = self.rx_buffers + index * self.buffer_size
@@ -270,7 +273,7 @@ class SecondQueue(Queue):
         self._first.write(register, value)
 
 
-class E1000eDriver(E1000eRegisters, Queue):
+class E1000eDriver(E1000eRegisters, BringUp, Queue):
     """The whole driver: registers, and two queues of one ring each way."""
 
     def __init__(
@@ -288,42 +291,18 @@ class E1000eDriver(E1000eRegisters, Queue):
         room = room or Allocator(0x10_0000 + (slot << 21))
         Queue.__init__(self, pc, ring, buffer_size, room, layout, split)
         self.second = SecondQueue(self, room)
-        self.mac = b""
 
-    def start(self, *, receive: int = e1000_spec.RCTL_BAM, link: bool = True) -> Self:
-        """Reset the card and set it up; ``receive`` are further bits of RCTL."""
-        self.reset()
+    @property
+    def queues(self) -> Sequence[Rings]:
+        return (self, self.second)
+
+    def take_over(self) -> None:
         self.write(e1000_spec.CTRL_EXT, self.read(e1000_spec.CTRL_EXT) | spec.CTRL_EXT_DRV_LOAD)
-        self.mac = self.read_address()
-        self.set_address(0, self.mac)
-        for word in range(e1000_spec.MTA_WORDS):
-            self.write(e1000_spec.MTA + 4 * word, 0)
-        self.start_transmit()
-        self.start_receive(receive)
-        if link:
-            self.link_up()
-            self.read(e1000_spec.ICR)
-        return self
 
-    def start_transmit(self) -> None:
-        """Give the card empty transmit rings and switch it on."""
-        self.empty_transmit_ring()
-        self.second.empty_transmit_ring()
-        bits = e1000_spec.TCTL_EN | e1000_spec.TCTL_PSP
-        self.write(e1000_spec.TCTL, bits | 0xF << 4 | 0x40 << 12)
-
-    def start_receive(self, bits: int = e1000_spec.RCTL_BAM, buffers: int | None = None) -> None:
-        """Give the card receive rings with ``buffers`` buffers (all but one) and switch it on."""
-        self.write(e1000_spec.RCTL, 0)
+    def choose_layout(self) -> None:
         self.write(spec.RFCTL, 0 if self.layout == LEGACY else spec.RFCTL_EXTENDED)
-        self.fill_receive_ring(buffers)
-        self.second.fill_receive_ring(buffers)
         if self.layout == SPLIT:
             self.write(spec.PSRCTL, self._split_sizes())
-            bits |= spec.RCTL_SPLIT
-        else:
-            bits |= e1000_spec.RCTL_SIZES[self.buffer_size]
-        self.write(e1000_spec.RCTL, e1000_spec.RCTL_EN | bits)
 
     def _split_sizes(self) -> int:
         """PSRCTL (10.2.6.3): the first in units of 128 bytes, the others of 1024."""

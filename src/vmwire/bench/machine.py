@@ -26,7 +26,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from importlib import import_module
-from types import TracebackType
 from typing import Any
 
 from vmwire.bench import commands, slots
@@ -116,12 +115,7 @@ class Bench(Accesses):
     def __enter__(self) -> Bench:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
