@@ -57,7 +57,8 @@ def test_a_recorded_session_replays_without_a_difference(tmp_path: Path) -> None
     assert str(loaded) == str(script)
     with machine() as pc:
         assert replay(loaded, pc) == []
-        assert str(pc.recorder.script) == str(script)  # type: ignore[union-attr]
+        assert pc.recorder is not None
+        assert str(pc.recorder.script) == str(script)
 
 
 def test_a_script_reads_as_qtest_spells_it() -> None:
@@ -207,7 +208,8 @@ def test_a_command_that_ends_the_card_is_in_the_script_already() -> None:
     with machine() as pc:
         script = pc.record()
         chip = pc.cards["tiny"].function.chip
-        chip.slot.defer(lambda: 1 // 0)  # type: ignore[attr-defined]
+        assert isinstance(chip, Tiny)
+        chip.slot.defer(lambda: 1 // 0)
         with pytest.raises(ZeroDivisionError):
             pc.inb(0x80)
         assert str(script) == "inb 0x80\n"

@@ -4,36 +4,16 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
 import pytest
+from tests.engine.store import Store
 from tests.netdev.sockets import Bed, framed, free_port
 from tests.wire.boxes import frames
 
 from vmwire.engine.host import NotNow
 from vmwire.wire.frame import Frame
-
-
-class Store:
-    """The fd store in this process."""
-
-    def __init__(self) -> None:
-        self.on_trial = False
-        self.kept: dict[str, int] = {}
-
-    def take(self, name: str) -> int | None:
-        return os.dup(self.kept[name]) if name in self.kept else None
-
-    def keep(self, name: str, fd: int) -> None:
-        copy = os.dup(fd)
-        self.drop(name)
-        self.kept[name] = copy
-
-    def drop(self, name: str) -> None:
-        if name in self.kept:
-            os.close(self.kept.pop(name))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vmwire.attach.vfio_user.server import CardServer
+from vmwire.attach.vfio_user.session import Session
 from vmwire.bench.vfio_user import Client
 from vmwire.bus.pci.capabilities import Msi, MsiX
 from vmwire.bus.pci.chip import Slot
@@ -125,6 +126,12 @@ class Served:
         assert isinstance(chip, Copier)
         return chip
 
+    @property
+    def session(self) -> Session:
+        """The connection that is served."""
+        assert self.nic._session is not None
+        return self.nic._session
+
     def client(self) -> Client:
         """Connect, and agree on a version."""
         client = Client(self.path)
@@ -133,6 +140,10 @@ class Served:
 
     def stats(self) -> dict[str, Any]:
         return self.loop.call(self.nic.stats)
+
+    def has_met(self, machines: int) -> bool:
+        """Whether this many have connected so far."""
+        return self.nic.connections == machines
 
     def wait(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
         """Wait until something holds in the engine's thread."""

@@ -28,6 +28,7 @@ from tests.attach.vfio_user.copier import (
     TARGET,
     Served,
 )
+from tests.engine.store import Store
 from vmwire.attach.vfio_user import kept
 from vmwire.attach.vfio_user.kept import Record
 from vmwire.bench.vfio_user import Client, RequestError, fired
@@ -44,30 +45,6 @@ from vmwire.bus.pci.vfio_user import (
 )
 from vmwire.engine.host import NotNow
 from vmwire.errors import ConfigError
-
-
-class Store:
-    """A store that lives as long as the test."""
-
-    on_trial = False
-
-    def __init__(self) -> None:
-        self.kept: dict[str, int] = {}
-
-    def take(self, name: str) -> int | None:
-        return os.dup(self.kept[name]) if name in self.kept else None
-
-    def keep(self, name: str, fd: int) -> None:
-        self.drop(name)
-        self.kept[name] = os.dup(fd)
-
-    def drop(self, name: str) -> None:
-        fd = self.kept.pop(name, None)
-        if fd is not None:
-            os.close(fd)
-
-    def record(self) -> Record:
-        return Record(mmap.mmap(self.kept["vfio-user c0 record"], kept._SIZE))
 
 
 @pytest.fixture
@@ -88,13 +65,18 @@ class Workers:
     def die(self) -> None:
         """Once all is put down, which is before the loop sleeps."""
         session = self.now.nic._session
-        if session is not None:
-            self.now.wait(lambda: not session.lasting._stale)
+        lasting = session and session.lasting
+        if lasting is not None:
+            self.now.wait(lambda: not lasting._stale)
         self.now.die()
 
     def restart(self) -> None:
         self.die()
         self.now = Served(self.folder, self.store)
+
+    def record(self) -> Record:
+        """What is put down, as the next worker finds it."""
+        return Record(mmap.mmap(self.store.kept["vfio-user c0 record"], kept._SIZE))
 
 
 @pytest.fixture
@@ -174,7 +156,7 @@ def test_what_comes_meanwhile_waits(workers: Workers, pc: Client) -> None:
 def test_a_message_that_was_begun_is_done_again_and_answered(workers: Workers, pc: Client) -> None:
     assert [pc.read(0, COUNT) for _ in range(3)] == [0, 1, 2]
     workers.die()
-    record = workers.store.record()
+    record = workers.record()
     record.begin(pack_message(77, Command.REGION_READ, pack("<QII", COUNT, 0, 4)))
     record.close()
     workers.now = Served(workers.folder, workers.store)
@@ -185,7 +167,7 @@ def test_a_message_that_was_begun_is_done_again_and_answered(workers: Workers, p
 def test_a_message_that_ended_two_workers_gets_an_error(workers: Workers, pc: Client) -> None:
     pc.read(0, IDENT)
     workers.die()
-    record = workers.store.record()
+    record = workers.record()
     record.begin(pack_message(77, Command.REGION_READ, pack("<QII", COUNT, 0, 4)))
     record.again()
     record.close()
@@ -201,7 +183,7 @@ def test_an_unmasking_under_way_is_done_again(workers: Workers, pc: Client) -> N
     pc.write(0, LEVEL, 1)
     workers.die()
     fired(pin)
-    record = workers.store.record()
+    record = workers.record()
     payload = pack("<IIIII", 20, DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
     record.begin(pack_message(79, Command.DEVICE_SET_IRQS, payload))
     record.close()
@@ -227,7 +209,7 @@ def test_what_came_with_descriptors_that_are_lost_is_refused(
 ) -> None:
     pc.read(0, IDENT)
     workers.die()
-    record = workers.store.record()
+    record = workers.record()
     record.begin(pack_message(80, command, payload))
     record.close()
     workers.now = Served(workers.folder, workers.store)
@@ -240,7 +222,7 @@ def test_what_came_with_descriptors_that_are_lost_is_refused(
 def test_a_change_of_wiring_that_was_done_is_answered(workers: Workers, pc: Client) -> None:
     pc.read(0, IDENT)
     workers.die()
-    record = workers.store.record()
+    record = workers.record()
     payload = pack("<IIQQ", 24, 0, 0x1000, 0x1000)
     record.begin(pack_message(78, Command.DMA_UNMAP, payload))
     record.done()
@@ -254,7 +236,7 @@ def test_half_a_message_that_was_read_is_not_lost(workers: Workers, pc: Client) 
     read = pack_message(5, Command.REGION_READ, pack("<QII", IDENT, 0, 4))
     pc.send_bytes(read + read[:4])
     pc.reply(5)
-    workers.now.wait(lambda: workers.now.nic._session.channel.data != b"")  # type: ignore[union-attr]
+    workers.now.wait(lambda: workers.now.session.channel.data != b"")
     workers.restart()
     pc.send_bytes(read[4:])
     assert pc.reply(5)[16:] == pack("<I", 0xC0B1E5)
@@ -344,8 +326,7 @@ def test_half_a_message_with_descriptors_is_waited_for(workers: Workers, pc: Cli
     message = pack_message(1, Command.DMA_MAP, bytes(32))
     with socket.socketpair()[0] as other:
         socket.send_fds(pc.socket, [message[:20]], [other.fileno()])
-    session = workers.now.nic._session
-    assert session is not None
+    session = workers.now.session
     workers.now.wait(lambda: session.channel.busy)
     workers.now.stand_still()
     with pytest.raises(NotNow, match="in the middle"):
@@ -360,8 +341,7 @@ def test_half_a_message_with_descriptors_is_waited_for(workers: Workers, pc: Cli
 def test_half_a_message_without_descriptors_is_handed_over(workers: Workers, pc: Client) -> None:
     message = pack_message(1, Command.DEVICE_RESET)
     pc.socket.sendall(message[:9])
-    session = workers.now.nic._session
-    assert session is not None
+    session = workers.now.session
     workers.now.wait(lambda: len(session.channel.data) == 9)
     hand_over(workers, lambda: Served(workers.folder, workers.store))
     pc.socket.sendall(message[9:])

@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.wire.boxes import End
 from vmwire.attach.vhost_user import VhostUserNic
+from vmwire.attach.vhost_user.backend import Backend
 from vmwire.bus.virtio.vhost_user import VRING_STATE
 from vmwire.engine.host import FdStore, Host, NoStore
 from vmwire.engine.loop import Loop
@@ -19,34 +21,13 @@ from vmwire.nic.options import VirtioNetPciOptions
 from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
 
 
-class Store:
-    """A store that lives as long as the test."""
-
-    def __init__(self) -> None:
-        self.on_trial = False
-        self.kept: dict[str, int] = {}
-
-    def take(self, name: str) -> int | None:
-        return os.dup(self.kept[name]) if name in self.kept else None
-
-    def keep(self, name: str, fd: int) -> None:
-        if name in self.kept:
-            self.drop(name)
-        self.kept[name] = os.dup(fd)
-
-    def drop(self, name: str) -> None:
-        os.close(self.kept.pop(name))
-
-
 class Served:
     """``path`` is where the card listens."""
 
-    def __init__(self, folder: Path, store: FdStore | None = None, **options: object) -> None:
+    def __init__(self, folder: Path, store: FdStore | None = None, **options: Any) -> None:
         self.path = str(folder / "n0.sock")
         self.loop = Loop()
-        self.nic = VhostUserNic(
-            VirtioNetPciOptions(id="n0", socket=self.path, **options)  # type: ignore[arg-type]
-        )
+        self.nic = VhostUserNic(VirtioNetPciOptions(id="n0", socket=self.path, **options))
         self.end = End("end")
         self.end.port.connect(self.nic.port)
         self.nic.open(Host(self.loop, store or NoStore()))
@@ -61,8 +42,18 @@ class Served:
         """Send a frame to the guest; whether it was taken."""
         return self.loop.call(lambda: self.end.port.send([Frame.of(data, offload)])) == 1
 
-    def stats(self) -> dict[str, object]:
+    @property
+    def session(self) -> Backend:
+        """The connection that is served."""
+        assert self.nic._session is not None
+        return self.nic._session
+
+    def stats(self) -> dict[str, Any]:
         return self.loop.call(self.nic.stats)
+
+    def has_got(self, frames: int) -> bool:
+        """Whether the wire's end has this many."""
+        return len(self.end.got) == frames
 
     def wait(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
         """Wait until something holds in the engine's thread."""

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.attach.vhost_user.served import Served, Store
+from tests.attach.vhost_user.served import Served
+from tests.engine.store import Store
+from vmwire.attach.vhost_user.kept import Record
 from vmwire.bench.vhost_user import FrontEnd, NetDriver, region_of
 from vmwire.bus.virtio.features import VIRTIO_RING_F_EVENT_IDX
 from vmwire.bus.virtio.vhost_user import HEADER, Request
@@ -49,10 +51,10 @@ class Workers:
         else:
             self.crash()
 
-    def record(self):  # type: ignore[no-untyped-def]
-        session = self.now.nic._session
-        assert session is not None and session.keeping is not None
-        return session.keeping.record
+    def record(self) -> Record:
+        keeping = self.now.session.keeping
+        assert keeping is not None and keeping.record is not None
+        return keeping.record
 
 
 @pytest.fixture
@@ -144,13 +146,13 @@ def test_a_message_that_is_half_there_is_waited_for(workers: Workers) -> None:
     with NetDriver(workers.now.path) as driver:
         header = HEADER.pack(Request.GET_FEATURES, 1, 0)
         driver.front.send_bytes(header[:5])
-        workers.now.wait(lambda: workers.now.nic._session.channel.busy)  # type: ignore[union-attr]
+        workers.now.wait(lambda: workers.now.session.channel.busy)
         workers.now.die()
         with pytest.raises(NotNow, match="in the middle"):
             workers.now.nic.hand_over()
         assert workers.record().serving
         driver.front.send_bytes(header[5:])
-        workers.now.nic._session.on_readable()  # type: ignore[union-attr]
+        workers.now.session.on_readable()
         driver.front.answer(Request.GET_FEATURES)
         workers.hand_over()
         exchange(workers, driver)

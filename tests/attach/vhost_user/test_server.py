@@ -9,11 +9,13 @@ import resource
 import socket
 import stat
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.attach.vhost_user.served import Served, Store
+from tests.attach.vhost_user.served import Served
+from tests.engine.store import Store
 from vmwire.attach.listening import LONGEST_PATH, listen
 from vmwire.attach.vhost_user import VhostUserNic
 from vmwire.bench.vhost_user import FrontEnd, NetDriver
@@ -41,7 +43,7 @@ def test_a_machine_may_come_again(tmp_path: Path) -> None:
             assert driver.drained()
             assert served.deliver(FRAME)
             assert len(driver.receive()) == 1
-        served.wait(lambda number=number: len(served.end.got) == number)  # type: ignore[misc]
+        served.wait(partial(served.has_got, number))
     served.wait(lambda: not served.nic.stats()["connected"])
     assert served.stats()["connections"] == 3
     assert not served.stats()["link"]
@@ -60,18 +62,18 @@ def test_a_second_machine_is_turned_away(tmp_path: Path) -> None:
     served.close()
 
 
+def followed(first: FrontEnd, path: str) -> FrontEnd:
+    """In the engine's own turn, so that it sees both at once."""
+    first.close()
+    return FrontEnd(path)
+
+
 def test_a_machine_that_has_just_gone_does_not_stand_in_the_way(tmp_path: Path) -> None:
     served = Served(tmp_path)
     for _ in range(20):
-        first, second = FrontEnd(served.path), FrontEnd.__new__(FrontEnd)
+        first = FrontEnd(served.path)
         first.barrier()
-
-        def swap(first: FrontEnd = first, second: FrontEnd = second) -> None:
-            """In the engine's own turn, so that it sees both at once."""
-            first.close()
-            second.__init__(served.path)  # type: ignore[misc]
-
-        served.loop.call(swap)
+        second = served.loop.call(partial(followed, first, served.path))
         second.barrier()
         second.close()
         served.wait(lambda: not served.nic.stats()["connected"])
@@ -175,6 +177,6 @@ def test_statistics_tell_what_was_negotiated(tmp_path: Path) -> None:
         assert (stats["tx_frames"], stats["tx_bytes"]) == (1, 100)
         assert (stats["rx_frames"], stats["rx_bytes"]) == (1, 100)
         assert stats["queues"] == {0: "on", 1: "on"}
-        assert "mrg_rxbuf" in stats["features"]  # type: ignore[operator]
+        assert "mrg_rxbuf" in stats["features"]
         assert stats["memory_sealed"] is True
     served.close()
