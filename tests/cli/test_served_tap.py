@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.cli.test_serve import LAST_LINE
 from tests.daemon.conftest import runtime
 from tests.daemon.instance import eventually, users_of
 from tests.netdev.alone import alone, ip
@@ -37,8 +38,11 @@ def test_a_tap_outlives_worker_and_upgrade_and_its_scripts_run_once(
 ) -> None:
     up = script(tmp_path, "up", "ip addr add 10.0.2.9/24 dev $1; ip link set $1 up")
     tap = f"tap,ifname=tap7,script={up},downscript={script(tmp_path, 'down')}"
-    served = subprocess.Popen([*COMMAND, "connect", tap, "user"], stdout=subprocess.DEVNULL)
+    words = [*COMMAND, "connect", tap, "user"]
+    served = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert served.stdout is not None
     try:
+        assert LAST_LINE in iter(served.stdout.readline, "")
         eventually(answers, 10)
         (folder,) = (each for each in (Path(runtime) / "vmwire").iterdir() if each.is_dir())
         processes = users_of(str(folder / "lock"))
