@@ -29,6 +29,9 @@ from hypothesis import settings
 settings.register_profile("vmwire", deadline=None, derandomize=True)
 settings.load_profile("vmwire")
 
+# A shell that runs us in the background has Ctrl-C ignored, and what we start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ASKED_BY = {"guest": "--guests", "peer": "--peers", "long": "--long"}
 LEFT_OUT = "left out: ask with "
 LIMITS_S = {"long": 1800, "guest": 300, "peer": 300}
