@@ -269,7 +269,9 @@ def test_off_is_off() -> None:
 def test_a_netdev_to_keep_must_be_there() -> None:
     result = run("--keep", "v", "echo", "-netdev", "user,id=u")
     assert result.returncode == 1
-    assert result.stderr == "vmwire: --keep: there is no netdev 'v' that vmwire could take\n"
+    assert result.stderr == (
+        "vmwire: --keep v: there is no netdev and no card of a netdev with that id\n"
+    )
 
 
 def test_reasons_go_to_a_log_that_was_asked_for(tmp_path: Path) -> None:

@@ -35,11 +35,12 @@ READER_LEFT_STATUS = 141
 """What a shell reports of a program that SIGPIPE ended."""
 
 # vmwire's own options in front of a program. The last two are shared with serve mode.
-_REPEATED = ("--capture", "--keep")
+_REPEATED = ("--capture", "--keep", "--take")
 _FLAGS = {"--explain": "explain", "--resume": "resume"}
 _VALUES = {
     "--capture": "capture",
     "--keep": "keep",
+    "--take": "take",
     "--log": "log_file",
     "--log-level": "log_level",
     "--socket-dir": "socket_dir",
@@ -58,7 +59,8 @@ usage: vmwire [OPTION...] PROGRAM [ARGUMENT...]   QEMU, or a script that starts 
 
 In front of a QEMU command, vmwire serves the command's networks:
   --explain         say what is taken, what stays with QEMU and why, and the exact command
-  --keep ID         leave the netdev ID to QEMU (may be given several times)
+  --keep ID         leave the netdev or card ID to QEMU (may be given several times)
+  --take ID         serve the netdev or card ID although QEMU's way is as fast (the same)
   --resume          the state of -loadvm or -incoming was saved with vmwire's network
   --capture ID=FILE record what passes at the netdev ID, as pcap (may be given several times)
   --log FILE        write the log there (default: in the private run directory)
@@ -180,7 +182,7 @@ def _own_options(words: list[str]) -> tuple[dict[str, Any], int]:
 
 
 def _prefix(settings: dict[str, Any], command: list[str]) -> int:
-    if settings.keys().isdisjoint(("capture", "explain")) and _steps_aside(command):
+    if settings.keys().isdisjoint(("capture", "explain", "keep", "take")) and _steps_aside(command):
         from vmwire.cli.wrap.execute import execute
 
         execute(command)

@@ -118,9 +118,13 @@ class FakeHost(Host):
 
 
 def decide(
-    line: str, host: Host | None = None, keep: tuple[str, ...] = (), resume: bool = False
+    line: str,
+    host: Host | None = None,
+    keep: tuple[str, ...] = (),
+    resume: bool = False,
+    take: tuple[str, ...] = (),
 ) -> Decision:
-    wishes = Wishes(keep, resume)
+    wishes = Wishes(keep, take, resume)
     return decision(["qemu-system-x86_64", *shlex.split(line)], wishes, host or FakeHost())
 
 

@@ -40,7 +40,6 @@ TAKEN = {
     "a dump": f"{PLAIN} -object filter-dump,id=f,netdev=u,file=x",
     "a buffer in JSON": f"{PLAIN} -object "
     """'{"qom-type":"filter-buffer","id":"f","netdev":"u","interval":1000}'""",
-    "another type beside": f"{PLAIN} -netdev af-xdp,id=t -device virtio-net-pci,netdev=t,packed=on",
     "a tap": f"-netdev tap,id=u,ifname=t0,script=no,downscript=no,vhost=off {CARD}",
     "a tap as a nic": "-nic tap,model=virtio,script=no",
     "a bridge": f"-netdev bridge,id=u,br=lan {CARD}",
@@ -63,17 +62,12 @@ STAYS = {
     "no card": (NET, "no card"),
     "only another's card": (f"{NET} -device virtio-net-pci,netdev=v", "no card"),
     "two cards": (f"{PLAIN} -device virtio-net-pci,netdev=u,id=second", "several cards"),
-    "the kernel's own path": (f"-netdev tap,id=u,vhost=on {CARD}", "vhost=on"),
-    "the kernel's path by force": (f"-netdev tap,id=u,vhostforce=on {CARD}", "vhost=on"),
+    "a type of later": (f"-netdev af-xdp,id=u {CARD}", "type 'af-xdp'"),
     "a type not served": (f"-netdev user,id=u,net=abc {CARD}", "netmask"),
     "a filter that is wrong": (f"{PLAIN} -object filter-dump,id=f,netdev=u", "'file' is missing"),
-    "a filter with a chardev": (
-        f"{PLAIN} -object filter-redirector,id=f,netdev=u,outdev=c",
-        "filter-redirector",
-    ),
-    "a filter in JSON": (
-        f"""{PLAIN} -object '{{"qom-type":"filter-mirror","id":"f","netdev":"u"}}'""",
-        "filter-mirror",
+    "a filter that is not served": (
+        f"{PLAIN} -object filter-rewriter,id=f,netdev=u",
+        "filter-rewriter",
     ),
     "the old nic": (f"{NET} -net nic,netdev=u,model=virtio", "-net nic"),
     "default nic": ("-nic user", "default model"),
@@ -151,7 +145,7 @@ def test_a_hub_is_taken_as_a_whole() -> None:
         ),
         (f"{HUB},queue=on {VIRTIO}", None, "queue"),
         (f"{HUB} {CARD} {VIRTIO}", None, "several cards refer to it"),
-        (f"{HUB} {VIRTIO} -object filter-mirror,id=f,netdev=u,outdev=c", None, "mirror"),
+        (f"{HUB} {VIRTIO} -object filter-rewriter,id=f,netdev=u", None, "rewriter"),
     ],
 )
 def test_who_stays_keeps_its_hub_with_qemu(line: str, host: FakeHost | None, reason: str) -> None:
@@ -181,6 +175,12 @@ def test_each_netdev_is_judged_for_itself() -> None:
     assert (first, third) == (None, None) and second is not None
 
 
+def test_another_type_beside_stays_alone() -> None:
+    line = f"{PLAIN} -netdev af-xdp,id=t -device virtio-net-pci,netdev=t,packed=on"
+    first, second = reasons(line)
+    assert first is None and second is not None
+
+
 def test_the_old_spelling_is_no_candidate() -> None:
     assert reasons("-net nic -net user") == []
 
@@ -194,6 +194,10 @@ def test_keep_leaves_a_netdev_to_qemu() -> None:
 def test_a_state_saved_with_vmwires_network_is_loaded_with_it(option: str) -> None:
     assert decide(f"{option} {PLAIN}", resume=True).taken
     assert "--resume" in str(decide(f"{option} {PLAIN}").verdicts[0].reason)
+
+
+def test_keep_takes_the_cards_id_too() -> None:
+    assert reasons(f"{NET} {CARD},id=n", keep=("n",)) == ["--keep"]
 
 
 def test_a_nic_without_id_can_be_kept_by_the_id_that_it_gets() -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from vmwire.catalogue import MODULES
-from vmwire.cli.wrap import cards, settings
+from vmwire.cli.wrap import cards, chardevs, fast_paths, settings
 from vmwire.cli.wrap.cards import Attach
 from vmwire.cli.wrap.cmdline import QUESTIONS
 from vmwire.cli.wrap.survey import Entry, Survey
@@ -35,9 +35,6 @@ NO_NETWORK_OF_OURS = frozenset(("none", "xenpv", "xenfv", "x-remote"))
 
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9\-._]*")
 
-FILTERS = frozenset(("filter-dump", "filter-buffer"))
-"""Filters that go with their netdev. Others have a chardev, which something else may use, too."""
-
 # Of ``-nic``, what goes to the card; the rest is the netdev's.
 NIC_KEYS = ("model", "mac")
 
@@ -46,7 +43,7 @@ class Judge(Protocol):
     """What vmwire's own option tables say; each answer is why something stays with QEMU."""
 
     def unserved(self, entry: Entry) -> str | None:
-        """The options of a netdev or of an object."""
+        """The options of a netdev, an object or a chardev."""
 
     def unserved_card(self, driver: str, properties: Values) -> str | None:
         """The properties of a card that is replaced."""
@@ -57,7 +54,9 @@ class Wishes:
     """What the user says to vmwire about the command."""
 
     keep: Collection[str] = ()
-    """Ids of netdevs that are left to QEMU."""
+    """Ids of netdevs and cards that are left to QEMU."""
+    take: Collection[str] = ()
+    """Ids of those that are to be served although QEMU's way is as fast."""
     resume: bool = False
     """The state that ``-loadvm`` or ``-incoming`` loads was saved with vmwire's network."""
 
@@ -77,6 +76,8 @@ class Verdict:
     """The ``-device``; None for ``-nic``, which is both, and where there is a hub instead."""
     filters: list[Entry] = field(default_factory=list)
     """Each ``-object filter-...`` before it."""
+    chardevs: list[Entry] = field(default_factory=list)
+    """Each ``-chardev`` that it or one of its filters uses."""
     reason: str | None = None
 
     @property
@@ -97,17 +98,22 @@ class Verdict:
         return self.is_nic or self.card is not None
 
     @property
+    def names(self) -> set[str]:
+        """What the user may call it: its own id and the card's."""
+        return {each for each in (self.id, self.card and self.card.id) if each}
+
+    @property
     def replaced(self) -> bool:
         """Whether it is taken, and another device stands for the card in QEMU."""
         return self.taken and self.attach is not None and self.attach.replaces_card
 
 
 def candidates(survey: Survey) -> list[Verdict]:
-    """Every netdev of a type that is served, in the new spellings, in order."""
+    """Every netdev in the new spellings, in order."""
     found: list[Verdict] = []
     taken_ids = {entry.id for entry in survey.entries}
     for entry in survey.named("netdev", "nic"):
-        if entry.type not in MODULES["netdev"]:
+        if entry.type == "none":
             continue
         identifier = entry.id
         if identifier is None and entry.option.name == "nic":
@@ -182,28 +188,32 @@ _STATES = {
 def _reasons_of_one(
     survey: Survey, verdict: Verdict, wishes: Wishes, judge: Judge
 ) -> Iterator[str]:
-    if verdict.id in wishes.keep:
-        yield "--keep"
     if verdict.entry.option.fixed:
         yield "the program itself sets it"
     if not IDENTIFIER.fullmatch(verdict.id):
         yield "it has no usable id"
     if sum(entry.id == verdict.id for entry in survey.named("netdev", "nic")) > 1:
         yield "its id is given twice"
-    if reason := judge.unserved(verdict.entry):
-        yield reason
+    if verdict.entry.type not in MODULES["netdev"]:
+        yield f"netdevs of type '{verdict.entry.type}' are not served"
     users = [
         entry
         for entry in survey.entries
         if entry.index != verdict.entry.index and entry.get("netdev") == verdict.id
     ]
-    verdict.filters = [user for user in users if user.type in FILTERS]
-    for each in verdict.filters:
-        yield from _filter_reasons(each, judge)
+    verdict.filters = [user for user in users if user.type in MODULES["object"]]
     if verdict.is_nic:
         yield from _nic_reasons(verdict)
     else:
-        yield from _user_reasons(verdict, [user for user in users if user.type not in FILTERS])
+        yield from _user_reasons(verdict, [user for user in users if user not in verdict.filters])
+    if not verdict.names.isdisjoint(wishes.keep):
+        yield "--keep"
+    yield from _speed_reasons(verdict, wishes)
+    if reason := judge.unserved(verdict.entry):
+        yield reason
+    for each in verdict.filters:
+        yield from _filter_reasons(each, judge)
+    yield from _chardev_reasons(survey, verdict, judge)
     if verdict.attach is not None and verdict.attach.replaces_card:
         yield from _replaced_reasons(survey, verdict, judge)
     elif verdict.attach is not None:
@@ -227,6 +237,21 @@ def _filter_reasons(entry: Entry, judge: Judge) -> Iterator[str]:
         yield f"the program itself sets {entry.option}"
     if reason := judge.unserved(entry):
         yield f"{entry.option}: {reason}"
+
+
+def _speed_reasons(verdict: Verdict, wishes: Wishes) -> Iterator[str]:
+    """Nothing gets slower by vmwire, unless something asks for it."""
+    if verdict.attach is not cards.VHOST_USER or verdict.filters:
+        return
+    mover = fast_paths.mover(verdict.entry)
+    if mover is not None and verdict.names.isdisjoint(wishes.take):
+        yield f"{mover} moves its frames past QEMU (--take {verdict.id} serves it all the same)"
+
+
+def _chardev_reasons(survey: Survey, verdict: Verdict, judge: Judge) -> Iterator[str]:
+    users = [verdict.entry, *verdict.filters]
+    verdict.chardevs = chardevs.used_by(survey, users)
+    yield from chardevs.reasons(survey, users, judge.unserved)
 
 
 def _user_reasons(verdict: Verdict, users: list[Entry]) -> Iterator[str]:

@@ -7,9 +7,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from vmwire.catalogue import ALIASES, MODULES, NICS_OF_LATER
 from vmwire.cli.wrap.decide import Verdict
 from vmwire.cli.wrap.plan import NO_VFIO_USER, Composition, Decision
+from vmwire.cli.wrap.survey import Survey
 from vmwire.cli.wrap.values import text
+
+NETWORK_CARDS = frozenset((*MODULES["device"], *ALIASES, *NICS_OF_LATER))
 
 
 def explanation(decided: Decision, composed: Composition | None) -> str:
@@ -39,9 +43,34 @@ def _verdict_lines(decided: Decision) -> Iterator[str]:
     if decided.fault:
         yield f"Nothing is taken: {decided.fault}"
     elif not decided.verdicts:
-        yield "Nothing to take: no -netdev and no -nic of a type that is served."
+        yield "Nothing to take: no -netdev and no -nic."
     for verdict in decided.verdicts:
         yield f"{_name(verdict)}: {_outcome(verdict)}"
+    if decided.survey is not None:
+        yield from _card_lines(decided.survey, decided.verdicts)
+
+
+def _card_lines(survey: Survey, verdicts: list[Verdict]) -> Iterator[str]:
+    """One for each ``-device`` that is a network's card, or names a netdev."""
+    owners = {verdict.card.index: verdict for verdict in verdicts if verdict.card}
+    for entry in survey.named("device"):
+        netdev = entry.get("netdev")
+        if netdev is None and entry.type not in NETWORK_CARDS:
+            continue
+        name = " ".join(["-device", entry.type, *([entry.id] if entry.id else [])])
+        yield f"{name}: {_card_outcome(netdev, owners.get(entry.index))}"
+
+
+def _card_outcome(netdev: str | None, owner: Verdict | None) -> str:
+    if netdev is None:
+        return "stays with QEMU: it has no netdev"
+    if owner is None:
+        return f"stays with QEMU, by itself on '{netdev}'"
+    if not owner.taken:
+        return f"stays with QEMU, as its netdev '{netdev}' does"
+    if owner.replaced:
+        return f"served with '{netdev}'; a vfio-user-pci stands for it in QEMU"
+    return f"QEMU keeps it; what it moves is served with '{netdev}'"
 
 
 def _name(verdict: Verdict) -> str:

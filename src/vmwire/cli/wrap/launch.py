@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""Prefix mode: ``vmwire [--explain] [--keep ID] ... qemu-system-x86_64 ...``.
+"""Prefix mode: ``vmwire [--explain] [--keep ID] [--take ID] ... qemu-system-x86_64 ...``.
 
 The network is started beside this process, which then becomes QEMU (`execute`): pid, terminal,
 inherited descriptors and exit status are those that QEMU would have without vmwire.
@@ -35,6 +35,7 @@ class Settings:
 
     explain: bool = False
     keep: list[str] = field(default_factory=list)
+    take: list[str] = field(default_factory=list)
     resume: bool = False
     capture: list[str] = field(default_factory=list)
     log_file: str | None = None
@@ -47,8 +48,8 @@ def main(settings: Settings, command: list[str]) -> int:
     if os.environ.get("VMWIRE") == "off":
         decided = Decision(command, None, fault="VMWIRE=off")
     else:
-        decided = decision(command, Wishes(settings.keep, settings.resume), Host())
-        _check_keep(settings, decided)
+        decided = decision(command, _wishes(settings), Host())
+        _check_ids(settings, decided)
     captures = _captures(settings, decided)
     if settings.explain:
         return _explain(decided, settings)
@@ -57,11 +58,28 @@ def main(settings: Settings, command: list[str]) -> int:
     return execute(_with_network(decided, settings, captures))
 
 
-def _check_keep(settings: Settings, decided: Decision) -> None:
-    known = {verdict.id for verdict in decided.verdicts}
-    for name in settings.keep:
-        if name not in known:
-            raise ConfigError(f"there is no netdev '{name}' that vmwire could take", "--keep")
+def _wishes(settings: Settings) -> Wishes:
+    """Who is to be recorded is to be served, too."""
+    recorded = [capture_option.read(text)[0] for text in settings.capture]
+    return Wishes(settings.keep, [*settings.take, *recorded], settings.resume)
+
+
+def _check_ids(settings: Settings, decided: Decision) -> None:
+    """What the user asks for by name must be there, and be done; QEMU tells of unreadable JSON."""
+    if decided.fault:
+        return
+    for option, wanted in (("--keep", settings.keep), ("--take", settings.take)):
+        for name in wanted:
+            _check_id(f"{option} {name}", name, option == "--take", decided)
+
+
+def _check_id(typed: str, name: str, taken: bool, decided: Decision) -> None:
+    found = [verdict for verdict in decided.verdicts if name in verdict.names]
+    if not found:
+        raise ConfigError("there is no netdev and no card of a netdev with that id", typed)
+    for verdict in found:
+        if taken and verdict.reason is not None:
+            raise ConfigError(f"it stays with QEMU: {verdict.reason}", typed)
 
 
 def _captures(settings: Settings, decided: Decision) -> list[list[str]]:

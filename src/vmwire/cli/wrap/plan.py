@@ -306,7 +306,7 @@ def compose(
     edits = Edits(survey.line, {**decided.without_msix, **decided.sharing.edits})
     addresses = macs.assigned(survey)
     files = {driver: file_path(f"{driver}.rom") for driver in decided.roms}
-    config: dict[str, list[Any]] = {"netdevs": [], "devices": [], "filters": []}
+    config: dict[str, list[Any]] = {"netdevs": [], "devices": []}
     fds: dict[str, int] = {}
     for verdict in decided.taken:
         netdev, named = served.netdev_text(verdict)
@@ -327,11 +327,23 @@ def compose(
         config["devices"].append([str((verdict.card or verdict.entry).option.argument), device])
     _pin(decided, edits)
     edits.put_first(decided.sharing.words)
-    for each in sorted((each for v in decided.taken for each in v.filters), key=lambda e: e.index):
-        config["filters"].append([each.option.argument, served.filter_text(each)])
-        edits.replace(each.index, [])
+    for kind, others in _others(decided).items():
+        config[kind] = []
+        for each in others:
+            text, named = served.other_text(each)
+            config[kind].append([each.option.argument, text])
+            fds |= named
+            edits.replace(each.index, [])
     written = {files[driver]: image for driver, image in decided.roms.items()}
     return Composition([decided.command[0], *edits.words()], config, written, fds)
+
+
+def _others(decided: Decision) -> dict[str, list[Entry]]:
+    """What goes with the netdevs, in order."""
+    return {
+        "chardevs": sorted((c for v in decided.taken for c in v.chardevs), key=lambda e: e.index),
+        "filters": sorted((f for v in decided.taken for f in v.filters), key=lambda e: e.index),
+    }
 
 
 def _slot(decided: Decision, verdict: Verdict, rom_file: str | None) -> dict[str, Any]:

@@ -18,25 +18,27 @@ from vmwire.errors import ConfigError
 from vmwire.options.syntax import OptionList
 
 UNNAMED = "unnamed"
+OTHERS = ("object", "chardev")
+"""Options whose whole argument is what vmwire's own option of that name takes."""
 
 
 def unserved(entry: Entry) -> str | None:
     """Why these options stay with QEMU: unknown to vmwire, not served yet, or wrong."""
     try:
-        record = _record(entry, UNNAMED) if entry.option.name != "object" else _object(entry)
+        record = _other(entry) if entry.option.name in OTHERS else _record(entry, UNNAMED)
     except ConfigError as error:
         return error.message
     unanswered = getattr(record, "unanswered", None)
     return None if unanswered is None else str(unanswered() or "") or None
 
 
-def filter_text(entry: Entry) -> str:
-    """A filter for a process in another folder."""
-    return claimed_text(_object(entry))[0]
+def other_text(entry: Entry) -> tuple[str, dict[str, int]]:
+    """A filter or a chardev for a process in another folder, and its descriptors."""
+    return claimed_text(_other(entry))
 
 
-def _object(entry: Entry) -> Any:
-    return catalogue.parse("object", entry.option.argument)
+def _other(entry: Entry) -> Any:
+    return catalogue.parse(entry.option.name, entry.option.argument)
 
 
 def netdev_text(verdict: Verdict) -> tuple[str, dict[str, int]]:

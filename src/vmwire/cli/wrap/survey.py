@@ -16,7 +16,7 @@ from vmwire.cli.wrap.cmdline import CommandLine, Option, names
 from vmwire.cli.wrap.values import OFF, ON, Values
 from vmwire.options.syntax import HELP_WORDS, OptionList
 
-_READ = names("M accel device global icount m machine net netdev nic numa object run-with")
+_READ = names("M accel chardev device global icount m machine net netdev nic numa object run-with")
 
 
 @dataclass(slots=True, frozen=True)
@@ -30,7 +30,7 @@ class Entry:
     @property
     def type(self) -> str:
         """The value of the implied key: a netdev's or object's type, a device's driver."""
-        for key in ("type", "driver", "qom-type", "accel"):
+        for key in ("type", "driver", "qom-type", "accel", "backend"):
             if value := values.text(self.values, key):
                 return value
         return ""
