@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
 """The guest that the tests boot: Debian's unmodified kernel and an initramfs of busybox, NIC
-drivers, iperf3, socat and ethtool. `vmwire/bench/init.sh` says what runs in it."""
+drivers, iperf3, socat, ethtool and iproute2. `vmwire/bench/init.sh` says what runs in it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from tests.guest.provision import (
 from vmwire.bench import initramfs as archive
 from vmwire.bench import linux_guest
 
-PROGRAMS = ("usr/bin/iperf3", "usr/bin/socat", "usr/sbin/ethtool")
+PROGRAMS = ("usr/bin/iperf3", "usr/bin/socat", "usr/sbin/ethtool", "usr/bin/ip")
 # virtio_net first; the other cards' drivers are there for the NICs that later attach other ways.
 MODULES = (
     *("virtio_pci", "virtio_net", "virtio_blk", "virtio_rng"),
     *("e1000", "e1000e", "igb", "e100", "8139cp", "8139too", "pcnet32", "ne2k_pci", "vmxnet3"),
     *("tun", "bridge", "8021q", "af_packet", "sch_netem"),
+    *("l2tp_eth", "l2tp_ip", "l2tp_ip6", "l2tp_netlink"),
 )
 
 

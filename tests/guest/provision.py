@@ -89,7 +89,9 @@ TRIXIE = (f"{MIRROR} trixie main", f"{MIRROR} trixie-backports main")
 
 # What runs inside the guest: the unmodified kernel and a few programs.
 GUEST = Recipe(
-    "guest", BOOKWORM, ("linux-image-amd64", "busybox-static", "iperf3", "socat", "ethtool")
+    "guest",
+    BOOKWORM,
+    ("linux-image-amd64", "busybox-static", "iperf3", "socat", "ethtool", "iproute2"),
 )
 # The newest QEMU (vfio-user-pci, reconnect-ms) and the passt of its time. The module packages
 # matter: without them QEMU would find the host's modules, of another version, and abort.
