@@ -127,6 +127,8 @@ class VirtioNet:
         self.filtered = 0
         """Frames that weren't for this card."""
         self.on_fault = on_fault
+        self.on_wire_change: Callable[[], None] = _nothing
+        """Hears when something about the wire has changed: who is there, and the carrier."""
         self._offloads = _GUEST_OFFLOADS
         self._wants: Callable[[bytes], bool] | None = None
         self._reserved: Sequence[View] = ()
@@ -143,7 +145,15 @@ class VirtioNet:
         self._plugged = True
         self._received = [0, 0]
         self._room = Room(self._reserve, self._commit, self._cancel)
-        self.port = Port(name, self._receive, resume=self._on_resume, room=self._room)
+        self._elsewhere = False
+        self.port = Port(
+            name,
+            self._receive,
+            resume=self._on_resume,
+            room=self._room,
+            link_changed=lambda up: self.on_wire_change(),
+            accepts_changed=lambda: self.on_wire_change(),
+        )
         self.port.set_link(False)
 
     # Features
@@ -255,6 +265,18 @@ class VirtioNet:
         self._update()
         self.kick(index)
 
+    def carries(self, index: int) -> bool:
+        """Whether a queue is started, enabled and not broken."""
+        return index in self._enabled & self._queues.keys() - self._broken.keys()
+
+    def set_elsewhere(self, elsewhere: bool) -> None:
+        """The first pair of queues is stopped here, but served by somebody else: there is a driver.
+
+        To be said before they stop, and after they are back.
+        """
+        self._elsewhere = elsewhere
+        self._update()
+
     def reset(self) -> None:
         """Forget the driver: no queues, no features."""
         for index in list(self._queues):
@@ -297,7 +319,7 @@ class VirtioNet:
         ]
         # With several queues a frame's flow picks one, and a reservation knows no flow
         self.port.set_room(self._room if len(self._active) == 1 else None)
-        self.port.set_link(self._plugged and {0, 1} <= ready)
+        self.port.set_link(self._plugged and (self._elsewhere or {0, 1} <= ready))
 
     def _break(self, index: int, fault: RingFault) -> None:
         """Stop following a ring that makes no sense."""
@@ -454,6 +476,10 @@ class VirtioNet:
                 for index in sorted(self._queues)
             },
         }
+
+
+def _nothing() -> None:
+    """Nobody listens."""
 
 
 def _flow(frame: Frame) -> int:

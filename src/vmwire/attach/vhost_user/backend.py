@@ -12,6 +12,9 @@ ring whose memory has gone stops, and starts again by itself once the memory is 
 adding single regions is how QEMU replaces one, so for a moment after a removal the card is paused
 rather than told that its buffers point nowhere.
 
+Rings may be in somebody else's hands (``handing``); before a message that concerns them is served
+they are back, so all that follows here is about rings of our own.
+
 A connection outlives its worker (``kept``): everything is put down after each batch of messages.
 
 Errors. A message that can't be followed is answered with a failure where the front end asked for an
@@ -27,14 +30,14 @@ import logging
 import os
 import select
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from vmwire.attach.vhost_user import lasting
 from vmwire.attach.vhost_user.channel import Channel, Message
+from vmwire.attach.vhost_user.handing import Handing
 from vmwire.attach.vhost_user.kept import Keeping
 from vmwire.attach.vhost_user.ring import Ring
+from vmwire.attach.vhost_user.rules import RULES, serves
 from vmwire.attach.vhost_user.shared import MAX_SLOTS, SharedMemory
 from vmwire.bus.protocol import ProtocolError
 from vmwire.bus.virtio.features import (
@@ -84,33 +87,6 @@ PROTOCOL_FEATURES = (
 REPLACEMENT_S = 0.1
 """How long a region that was removed may take to be added again."""
 
-Handler = Callable[["Backend", Message], "bytes | None"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """What a request may look like, and who serves it."""
-
-    handler: Handler
-    smallest: int
-    largest: int
-    fds: int
-
-
-_RULES: dict[int, _Rule] = {}
-
-
-def _serves(
-    request: Request, size: int = 0, *, largest: int | None = None, fds: int = 0
-) -> Callable[[Handler], Handler]:
-    """Enter a handler into the table: payload bytes and the most descriptors it may have."""
-
-    def enter(handler: Handler) -> Handler:
-        _RULES[request] = _Rule(handler, size, size if largest is None else largest, fds)
-        return handler
-
-    return enter
-
 
 class Backend:
     """Serves one connection for ``nic``."""
@@ -131,6 +107,7 @@ class Backend:
         self._loop = loop
         self._log: DirtyLog | None = None
         self._settling: Timer | None = None
+        self.handing = Handing(self, loop.defer)
         nic.on_fault = self._on_fault
 
     def fileno(self) -> int:
@@ -147,6 +124,7 @@ class Backend:
             finally:
                 message.close()
         self.keep()
+        self.handing.review()
 
     # What outlives the worker
 
@@ -159,6 +137,7 @@ class Backend:
         """Put everything down for a successor; the loop stands still. Raises ``NotNow``."""
         if self.channel.busy or self._settling is not None:
             raise NotNow(f"{self.nic.name}: its machine is in the middle of something")
+        self.handing.stand_still()
         self.nic.let_go()
         self.keep()
 
@@ -199,30 +178,29 @@ class Backend:
     def _answer(self, message: Message) -> bytes | None:
         """Check a message against the table, and have it served."""
         header = message.header
-        rule = _RULES.get(header.request)
+        rule = RULES.get(header.request)
         if rule is None:
             if header.needs_reply:
                 raise ProtocolError("not served")
             log.info("%s: %s passed over", self.nic.name, request_name(header.request))
             return None
-        if not rule.smallest <= header.size <= rule.largest:
-            raise ProtocolError(f"{header.size} bytes of payload")
-        if len(message.fds) > rule.fds:
-            raise ProtocolError(f"{len(message.fds)} descriptors")
+        rule.check(message)
+        if rule.disturbs:
+            self.handing.disturb()
         return rule.handler(self, message)
 
     # Features
 
-    @_serves(Request.GET_FEATURES)
+    @serves(Request.GET_FEATURES)
     def _get_features(self, message: Message) -> bytes:
-        return U64.pack(self.offered)
+        return U64.pack(self.handing.servable(self.offered))
 
     @property
     def offered(self) -> int:
         """The features that a front end may choose from."""
         return self.nic.offered | VHOST_F_LOG_ALL | VHOST_USER_F_PROTOCOL_FEATURES
 
-    @_serves(Request.SET_FEATURES, U64.size)
+    @serves(Request.SET_FEATURES, U64.size, disturbs=True)
     def _set_features(self, message: Message) -> None:
         (features,) = U64.unpack(message.payload)
         if features & ~self.offered:
@@ -234,35 +212,35 @@ class Backend:
             self.nic.negotiate(features & self.nic.offered)
         self._follow_log()
 
-    @_serves(Request.GET_PROTOCOL_FEATURES)
+    @serves(Request.GET_PROTOCOL_FEATURES)
     def _get_protocol_features(self, message: Message) -> bytes:
         return U64.pack(PROTOCOL_FEATURES)
 
-    @_serves(Request.SET_PROTOCOL_FEATURES, U64.size)
+    @serves(Request.SET_PROTOCOL_FEATURES, U64.size)
     def _set_protocol_features(self, message: Message) -> None:
         (features,) = U64.unpack(message.payload)
         if features & ~PROTOCOL_FEATURES:
             raise ProtocolError(f"features {features & ~PROTOCOL_FEATURES:#x} were not offered")
         self.protocol_features = features
 
-    @_serves(Request.GET_QUEUE_NUM)
+    @serves(Request.GET_QUEUE_NUM)
     def _get_queue_num(self, message: Message) -> bytes:
         return U64.pack(self.pairs)
 
-    @_serves(Request.SET_OWNER)
+    @serves(Request.SET_OWNER)
     def _set_owner(self, message: Message) -> None:
         """Nothing to do: whoever holds the connection is the owner."""
 
-    @_serves(Request.RESET_OWNER)
+    @serves(Request.RESET_OWNER, disturbs=True)
     def _reset_owner(self, message: Message) -> None:
         for ring in self.rings.values():
             self._stop(ring)
 
-    @_serves(Request.SEND_RARP, U64.size)
+    @serves(Request.SEND_RARP, U64.size)
     def _send_rarp(self, message: Message) -> None:
         self.nic.announce(message.payload[:6])
 
-    @_serves(Request.NET_SET_MTU, U64.size)
+    @serves(Request.NET_SET_MTU, U64.size)
     def _net_set_mtu(self, message: Message) -> None:
         (mtu,) = U64.unpack(message.payload)
         if not self.nic.set_mtu(mtu):
@@ -270,7 +248,7 @@ class Backend:
 
     # Memory
 
-    @_serves(Request.SET_MEM_TABLE, 8, largest=8 + 32 * MAX_FDS, fds=MAX_FDS)
+    @serves(Request.SET_MEM_TABLE, 8, largest=8 + 32 * MAX_FDS, fds=MAX_FDS, disturbs=True)
     def _set_mem_table(self, message: Message) -> None:
         infos = unpack_regions(message.payload)
         if len(infos) != len(message.fds):
@@ -283,11 +261,11 @@ class Backend:
             for info, fd in zip(infos, message.fds, strict=True):
                 self.keeping.region(info, fd)
 
-    @_serves(Request.GET_MAX_MEM_SLOTS)
+    @serves(Request.GET_MAX_MEM_SLOTS)
     def _get_max_mem_slots(self, message: Message) -> bytes:
         return U64.pack(MAX_SLOTS)
 
-    @_serves(Request.ADD_MEM_REG, 40, fds=1)
+    @serves(Request.ADD_MEM_REG, 40, fds=1, disturbs=True)
     def _add_mem_reg(self, message: Message) -> None:
         if not message.fds:
             raise ProtocolError("a region without a descriptor")
@@ -298,7 +276,7 @@ class Backend:
         self._move([])
         self._settle()
 
-    @_serves(Request.REM_MEM_REG, 40, fds=1)
+    @serves(Request.REM_MEM_REG, 40, fds=1, disturbs=True)
     def _rem_mem_reg(self, message: Message) -> None:
         info = RegionInfo.unpack(message.payload)
         region = self.memory.remove(info)
@@ -316,6 +294,7 @@ class Backend:
             self._settling.cancel()
             self._settling = None
             self.nic.unpause()
+            self.handing.review()
 
     def _move(self, old: list[Region]) -> None:
         """Move every ring to the memory as it is now, then unmap what is no longer in it."""
@@ -326,7 +305,7 @@ class Backend:
                     ring.queue.layout = self.memory.layout(ring.size, ring.addresses)
                     ring.queue.attach(self.memory.current)
                 except AddressFault:
-                    self._suspend(ring)
+                    self.suspend(ring)
             else:
                 self.start(ring)
         for region in old:
@@ -334,7 +313,7 @@ class Backend:
 
     # The dirty log
 
-    @_serves(Request.SET_LOG_BASE, 16, fds=1)
+    @serves(Request.SET_LOG_BASE, 16, fds=1, disturbs=True)
     def _set_log_base(self, message: Message) -> bytes:
         if not message.fds:
             raise ProtocolError("a log without a descriptor")
@@ -344,7 +323,7 @@ class Backend:
             self.keeping.log(message.fds[0])
         return U64.pack(0)
 
-    @_serves(Request.SET_LOG_FD, fds=1, largest=U64.size)
+    @serves(Request.SET_LOG_FD, fds=1, largest=U64.size)
     def _set_log_fd(self, message: Message) -> None:
         """Take note of nothing: the log is shared memory, and its reader looks by itself."""
 
@@ -357,9 +336,18 @@ class Backend:
         if queue is None or addresses is None:
             return
         self.nic.let_go()  # chains that were taken without a log have left no address behind
-        logs = self.features & VHOST_F_LOG_ALL and self._log is not None
-        queue.dirty = self._log.mark if logs and self._log is not None else None
+        queue.dirty = self._log.mark if self._log is not None and self.logs else None
         queue.used_log = addresses.log if addresses.flags & VRING_F_LOG else None
+
+    @property
+    def settling(self) -> bool:
+        """Whether a region that was removed may yet be added again."""
+        return self._settling is not None
+
+    @property
+    def logs(self) -> bool:
+        """Whether whoever migrates the machine wants to know what is written to."""
+        return bool(self.features & VHOST_F_LOG_ALL) and self._log is not None
 
     # Rings
 
@@ -384,21 +372,21 @@ class Backend:
             raise ProtocolError(f"ring {index} is running")
         return ring, number
 
-    @_serves(Request.SET_VRING_NUM, VRING_STATE.size)
+    @serves(Request.SET_VRING_NUM, VRING_STATE.size, disturbs=True)
     def _set_vring_num(self, message: Message) -> None:
         ring, size = self._stopped_ring(message)
         if not 0 < size <= MAX_SIZE or size & (size - 1):
             raise ProtocolError(f"a ring of {size}")
         ring.size = size
 
-    @_serves(Request.SET_VRING_BASE, VRING_STATE.size)
+    @serves(Request.SET_VRING_BASE, VRING_STATE.size, disturbs=True)
     def _set_vring_base(self, message: Message) -> None:
         ring, base = self._stopped_ring(message)
         if base > 0xFFFF:
             raise ProtocolError(f"a base of {base}")
         ring.base = base
 
-    @_serves(Request.SET_VRING_ADDR, 40)
+    @serves(Request.SET_VRING_ADDR, 40, disturbs=True)
     def _set_vring_addr(self, message: Message) -> None:
         addresses = RingAddresses.unpack(message.payload)
         ring = self.ring(addresses.index)
@@ -410,19 +398,19 @@ class Backend:
         ring.addresses = addresses
         self._follow_log_in(ring)
 
-    @_serves(Request.GET_VRING_BASE, VRING_STATE.size)
+    @serves(Request.GET_VRING_BASE, VRING_STATE.size, disturbs=True)
     def _get_vring_base(self, message: Message) -> bytes:
         index, _ = VRING_STATE.unpack(message.payload)
         ring = self.ring(index)
         self._stop(ring)
         return VRING_STATE.pack(index, ring.base)
 
-    @_serves(Request.SET_VRING_ENABLE, VRING_STATE.size)
+    @serves(Request.SET_VRING_ENABLE, VRING_STATE.size, disturbs=True)
     def _set_vring_enable(self, message: Message) -> None:
         index, enabled = VRING_STATE.unpack(message.payload)
         self.enable(self.ring(index), bool(enabled))
 
-    @_serves(Request.SET_VRING_KICK, U64.size, fds=1)
+    @serves(Request.SET_VRING_KICK, U64.size, fds=1, disturbs=True)
     def _set_vring_kick(self, message: Message) -> None:
         ring = self._take_ring_fd(message)
         if Request.SET_VRING_KICK not in ring.fds:
@@ -435,13 +423,13 @@ class Backend:
             self._drop_fd(ring, Request.SET_VRING_KICK)
             raise ProtocolError(f"ring {ring.index} can't start: it has no size or no memory")
 
-    @_serves(Request.SET_VRING_CALL, U64.size, fds=1)
+    @serves(Request.SET_VRING_CALL, U64.size, fds=1)
     def _set_vring_call(self, message: Message) -> None:
-        self._take_ring_fd(message)
+        self.handing.signal(self._take_ring_fd(message))
 
-    @_serves(Request.SET_VRING_ERR, U64.size, fds=1)
+    @serves(Request.SET_VRING_ERR, U64.size, fds=1)
     def _set_vring_err(self, message: Message) -> None:
-        self._take_ring_fd(message)
+        self.handing.signal(self._take_ring_fd(message))
 
     def _take_ring_fd(self, message: Message) -> Ring:
         """Read a ring's index and its new descriptor, and close the one that it had."""
@@ -499,7 +487,7 @@ class Backend:
     def _on_kick(self, index: int, events: int) -> None:
         self.nic.kick(index)
 
-    def _suspend(self, ring: Ring) -> None:
+    def suspend(self, ring: Ring) -> None:
         """Stop a running ring, but let it start again by itself."""
         if ring.queue is not None:
             self.nic.stop_queue(ring.index)
@@ -510,7 +498,7 @@ class Backend:
 
     def _stop(self, ring: Ring) -> None:
         """Stop a ring until it gets another kick descriptor."""
-        self._suspend(ring)
+        self.suspend(ring)
         fd = ring.fds.get(Request.SET_VRING_KICK)
         if fd is not None and select.select([fd], [], [], 0)[0]:
             os.eventfd_read(fd)  # kicks that were served are not left for the next one to find
@@ -525,6 +513,7 @@ class Backend:
         keeping, self.keeping = self.keeping, None
         if keeping is not None:
             keeping.close()
+        self.handing.close()
         if self._settling is not None:
             self._settling.cancel()
         for ring in self.rings.values():

@@ -32,7 +32,7 @@ def save(backend: Backend) -> dict[str, Any]:
 
 def _save_ring(ring: Ring) -> tuple[Any, ...]:
     addresses = None if ring.addresses is None else astuple(ring.addresses)
-    lead = None if ring.queue is None else ring.lead
+    lead = ring.lead if ring.runs else None
     fds = [int(which) for which in ring.fds]
     return ring.index, ring.size, ring.base, ring.enabled, addresses, lead, fds
 
@@ -71,7 +71,7 @@ def _restore(backend: Backend, state: dict[str, Any], keeping: Keeping) -> None:
         backend.enable(ring, enabled)
     for index, lead in leads.items():
         if lead is not None:
-            _start_again(backend, backend.rings[index], lead)
+            start_again(backend, backend.rings[index], lead)
 
 
 def _agree(backend: Backend, features: int, protocol_features: int) -> None:
@@ -89,8 +89,8 @@ def _known_ring(backend: Backend, index: int) -> Ring:
         raise ValueError(str(error)) from None
 
 
-def _start_again(backend: Backend, ring: Ring, lead: int) -> None:
-    """Start a ring where its memory says that an earlier worker was."""
+def start_again(backend: Backend, ring: Ring, lead: int) -> None:
+    """Start a ring where its memory says that whoever served it was. ValueError: it can't be."""
     backend.start(ring)
     if ring.queue is None:
         raise ValueError(f"ring {ring.index} can't start again")

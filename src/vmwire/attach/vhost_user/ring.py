@@ -22,8 +22,15 @@ class Ring:
     fds: dict[Request, int] = field(default_factory=dict)
     queue: SplitQueue | None = None
     enabled: bool = False
+    handed: bool = False
+    """Whether somebody else serves it; there is no ``queue`` then."""
     lead: int = 0
     """How far the position was ahead of the used index when the ring started; it stays so."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether anybody serves it."""
+        return self.queue is not None or self.handed
 
     def notify(self) -> None:
         """Wake the driver, if it wants to be woken at all."""

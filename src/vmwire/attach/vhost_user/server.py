@@ -70,6 +70,7 @@ class VhostUserNic(OneMachine[Backend]):
             record.deaths += 1
             self.host.loop.call_later(LIVED_S, partial(self._has_lived, session))
         lasting.restore(session, record.read(), keeping)
+        session.handing.review()
 
     def _has_lived(self, session: Backend) -> None:
         if session is self._session and session.keeping is not None:
@@ -82,12 +83,15 @@ class VhostUserNic(OneMachine[Backend]):
 
     def go_on(self) -> None:
         """Nothing was given away; chains that were let go are taken again."""
+        if self._session is not None:
+            self._session.handing.go_on()
 
     def stats(self) -> dict[str, object]:
         """Return counters and states as plain data: the card's, and
 
         ``connected``, ``connections``, ``protocol_errors``, ``memory_bytes`` (what the machine
-        shares) and ``memory_sealed`` (whether it can't be shrunk under our hands).
+        shares), ``memory_sealed`` (whether it can't be shrunk under our hands) and ``handed_on``
+        (who serves the rings, where it isn't us; their frames aren't counted here).
         """
         backend = self._session
         return (
@@ -96,5 +100,6 @@ class VhostUserNic(OneMachine[Backend]):
             | {
                 "memory_bytes": backend.memory.size if backend else 0,
                 "memory_sealed": backend.memory.sealed if backend else False,
+                "handed_on": backend.handing.stats() if backend else None,
             }
         )
