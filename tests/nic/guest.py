@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from tests.wire.boxes import End
-from vmwire.bench.virtio import Arena, DriverRing
+from vmwire.bus.virtio.driver import DriverRing
 from vmwire.bus.virtio.features import (
     VIRTIO_F_VERSION_1,
     VIRTIO_NET_F_MRG_RXBUF,
@@ -18,6 +18,7 @@ from vmwire.bus.virtio.features import (
     VIRTIO_RING_F_INDIRECT_DESC,
 )
 from vmwire.bus.virtio.split import SplitQueue
+from vmwire.engine.arena import Arena
 from vmwire.engine.memory import scatter
 from vmwire.nic.virtio_net import FEATURES, VirtioNet
 from vmwire.wire.frame import F_NEEDS_CSUM, GSO_TCPV4, NO_OFFLOAD, Offload

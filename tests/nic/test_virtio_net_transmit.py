@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.nic.guest import LEGACY, MERGEABLE, MODERN, TSO, Guest, frame, joined
-from vmwire.bench.virtio import U16
+from vmwire.bus.virtio.driver import U16
 from vmwire.nic.virtio_net import FEATURES
 from vmwire.nic.virtio_queues import BATCH, FRAME_COST, TURN_BYTES
 from vmwire.wire.frame import F_NEEDS_CSUM, GSO_TCPV4, MAX_FRAME, NO_OFFLOAD, Offload

@@ -20,8 +20,9 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from vmwire.bench.virtio import Arena, DriverRing
+from vmwire.bus.virtio.driver import DriverRing
 from vmwire.bus.virtio.features import (
     VHOST_USER_F_PROTOCOL_FEATURES,
     VIRTIO_F_VERSION_1,
@@ -35,20 +36,32 @@ from vmwire.bus.virtio.features import (
     VIRTIO_RING_F_EVENT_IDX,
     VIRTIO_RING_F_INDIRECT_DESC,
 )
+from vmwire.bus.virtio.front_end import (
+    ANSWER_SIZE,
+    BackEnd,
+    Dialogue,
+    Plan,
+    RingPlan,
+    Script,
+    addresses_of,
+    begin,
+    greet,
+    region_of,
+    share,
+    start_ring,
+    stop_rings,
+)
 from vmwire.bus.virtio.vhost_user import (
     F_NEED_REPLY,
     HEADER,
     PROTOCOL_F_MQ,
     PROTOCOL_F_REPLY_ACK,
     U64,
-    VRING_STATE,
     Header,
-    RegionInfo,
     Request,
-    RingAddresses,
     pack_message,
-    pack_regions,
 )
+from vmwire.engine.arena import Arena
 from vmwire.wire.frame import NO_OFFLOAD, Offload
 
 PLAIN = VIRTIO_F_VERSION_1
@@ -66,8 +79,9 @@ USUAL = (
 )
 """What a current Linux guest negotiates, as far as it concerns the data path."""
 
-USER_BASE = 0x7F00_0000_0000
-"""Where the front end pretends to have its memory: another number than the guest's."""
+T = TypeVar("T")
+SILENT = BackEnd(offered=0, protocol=0, pairs=1)
+"""One that acknowledges nothing."""
 
 
 class FrontEnd:
@@ -127,11 +141,20 @@ class FrontEnd:
         """Return when everything sent before has been served."""
         self.number(Request.GET_FEATURES)
 
+    def follow(self, script: Script[T]) -> T:
+        """Say what a script says, hear the answers, and return what comes out."""
+        dialogue = Dialogue(script)
+        while not dialogue.over:
+            if dialogue.order is not None:
+                self.send_bytes(dialogue.order.message, dialogue.order.fds)
+                dialogue.sent()
+            else:
+                dialogue.feed(self._read(HEADER.size + ANSWER_SIZE))
+        return dialogue.result
+
     def share(self, arenas: Sequence[Arena]) -> None:
         """Share memory: all of it, in one table."""
-        regions = [region_of(arena) for arena in arenas]
-        fds = [arena.fd for arena in arenas]
-        self.tell(Request.SET_MEM_TABLE, pack_regions(regions), fds)
+        self.follow(share(SILENT, [(region_of(arena), arena.fd) for arena in arenas]))
 
     def set_fd(self, request: int, index: int, fd: int) -> None:
         """Pass one of a ring's descriptors."""
@@ -139,19 +162,11 @@ class FrontEnd:
 
     def start_ring(self, index: int, ring: DriverRing, fds: RingFds, base: int = 0) -> None:
         """Describe a ring and start it."""
-        self.tell(Request.SET_VRING_NUM, VRING_STATE.pack(index, ring.size))
-        self.tell(Request.SET_VRING_BASE, VRING_STATE.pack(index, base))
-        self.tell(Request.SET_VRING_ADDR, addresses_of(index, ring).pack())
-        self.set_fd(Request.SET_VRING_CALL, index, fds.call)
-        self.set_fd(Request.SET_VRING_ERR, index, fds.error)
-        self.set_fd(Request.SET_VRING_KICK, index, fds.kick)
+        self.follow(start_ring(SILENT, plan_of(index, ring, fds, base)))
 
     def stop_ring(self, index: int) -> int:
         """Stop a ring; return where it stood."""
-        base: int = VRING_STATE.unpack(
-            self.ask(Request.GET_VRING_BASE, VRING_STATE.pack(index, 0))
-        )[1]
-        return base
+        return self.follow(stop_rings([index]))[index]
 
     def close(self) -> None:
         """Hang up."""
@@ -178,21 +193,10 @@ class RingFds:
             os.close(fd)
 
 
-def region_of(arena: Arena) -> RegionInfo:
-    """Describe an arena to a back end."""
-    return RegionInfo(arena.base, arena.size, USER_BASE + arena.base, 0)
-
-
-def addresses_of(index: int, ring: DriverRing, flags: int = 0, log: int = 0) -> RingAddresses:
-    """Describe a ring's place to a back end."""
-    return RingAddresses(
-        index,
-        flags,
-        USER_BASE + ring.descriptors,
-        USER_BASE + ring.used_ring,
-        USER_BASE + ring.available,
-        log,
-    )
+def plan_of(index: int, ring: DriverRing, fds: RingFds, base: int = 0) -> RingPlan:
+    """A ring as a back end is told of it."""
+    addresses = addresses_of(index, ring)
+    return RingPlan(index, ring.size, base, addresses, fds.kick, fds.call, fds.error)
 
 
 class NetDriver:
@@ -237,27 +241,19 @@ class NetDriver:
         self.start()
 
     def _negotiate(self, wanted: int) -> int:
-        front = self.front
-        front.tell(Request.SET_OWNER)
-        offered = front.number(Request.GET_FEATURES)
-        features = offered & (wanted | VHOST_USER_F_PROTOCOL_FEATURES)
-        if features & VHOST_USER_F_PROTOCOL_FEATURES:
-            available = front.number(Request.GET_PROTOCOL_FEATURES)
-            chosen = available & (PROTOCOL_F_REPLY_ACK | PROTOCOL_F_MQ)
-            front.tell(Request.SET_PROTOCOL_FEATURES, U64.pack(chosen))
-        front.tell(Request.SET_FEATURES, U64.pack(features))
-        return features
+        self.back_end = self.front.follow(greet(PROTOCOL_F_REPLY_ACK | PROTOCOL_F_MQ))
+        return self.back_end.offered & (wanted | VHOST_USER_F_PROTOCOL_FEATURES)
 
     def start(self) -> None:
         """Share the memory, start and enable all rings, and fill the receive rings."""
-        self.front.share([self.arena])
         for index, ring in enumerate(self.rings):
-            self.front.start_ring(index, ring, self.fds[index])
             if not index & 1:
                 for _ in range(ring.size):
                     self._add_buffer(index, self.arena.allocate(self.buffer_size))
-            if self.features & VHOST_USER_F_PROTOCOL_FEATURES:
-                self.front.tell(Request.SET_VRING_ENABLE, VRING_STATE.pack(index, 1))
+        plans = [plan_of(index, ring, self.fds[index]) for index, ring in enumerate(self.rings)]
+        memory = [(region_of(self.arena), self.arena.fd)]
+        self.front.follow(begin(self.back_end, Plan(self.features, memory, plans)))
+        for index in range(len(self.rings)):
             self.kick(index)
         self.front.barrier()
 

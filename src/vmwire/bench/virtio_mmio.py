@@ -8,7 +8,7 @@ A ``vmwire.bench.virtio_net.Transport``.
 from __future__ import annotations
 
 from vmwire.bench.pci import Cpu
-from vmwire.bench.virtio import DriverRing
+from vmwire.bus.virtio.driver import DriverRing
 
 MAGIC_VALUE, VERSION, DEVICE_ID = 0x000, 0x004, 0x008
 DEVICE_FEATURES, DEVICE_FEATURES_SEL = 0x010, 0x014

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import Protocol, Self
 
 from vmwire.bench.pci import Allocator
-from vmwire.bench.virtio import DriverRing
+from vmwire.bus.virtio.driver import DriverRing
 from vmwire.bus.virtio.features import (
     VIRTIO_F_BAD_FEATURE,
     VIRTIO_F_VERSION_1,
@@ -47,7 +47,7 @@ class Cpu(Protocol):
 
 
 class BenchMemory:
-    """A machine's RAM as a place for rings: ``vmwire.bench.virtio.Memory``."""
+    """A machine's RAM as a place for rings: ``vmwire.bus.virtio.driver.Memory``."""
 
     def __init__(self, pc: Cpu, room: Allocator | None = None) -> None:
         self._pc = pc

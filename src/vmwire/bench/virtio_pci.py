@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vmwire.bench.pci import CAPABILITIES, Cpu, PciDevice
-from vmwire.bench.virtio import DriverRing
+from vmwire.bus.virtio.driver import DriverRing
 
 VENDOR_CAPABILITY = 0x09
 MSIX_CAPABILITY = 0x11

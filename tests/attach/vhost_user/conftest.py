@@ -15,12 +15,12 @@ from vmwire.bench.vhost_user import (
     FrontEnd,
     RingFds,
 )
-from vmwire.bench.virtio import Arena
 from vmwire.bus.virtio.vhost_user import (
     PROTOCOL_F_REPLY_ACK,
     U64,
     Request,
 )
+from vmwire.engine.arena import Arena
 
 
 @pytest.fixture

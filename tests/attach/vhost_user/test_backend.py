@@ -20,7 +20,7 @@ from vmwire.bench.vhost_user import (
     NetDriver,
     RingFds,
 )
-from vmwire.bench.virtio import U16, Arena, DriverRing
+from vmwire.bus.virtio.driver import U16, DriverRing
 from vmwire.bus.virtio.features import (
     VHOST_F_LOG_ALL,
     VHOST_USER_F_PROTOCOL_FEATURES,
@@ -31,6 +31,7 @@ from vmwire.bus.virtio.vhost_user import (
     U64,
     Request,
 )
+from vmwire.engine.arena import Arena
 from vmwire.nic.virtio_net import FEATURES
 
 

@@ -14,8 +14,9 @@ import pytest
 from tests.attach.vhost_user.served import Served
 from tests.engine.store import Store
 from vmwire.attach.vhost_user.kept import Record
-from vmwire.bench.vhost_user import FrontEnd, NetDriver, region_of
+from vmwire.bench.vhost_user import FrontEnd, NetDriver
 from vmwire.bus.virtio.features import VIRTIO_RING_F_EVENT_IDX
+from vmwire.bus.virtio.front_end import region_of
 from vmwire.bus.virtio.vhost_user import HEADER, Request
 from vmwire.engine.host import NotNow
 from vmwire.errors import ConfigError

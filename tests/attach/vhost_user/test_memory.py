@@ -9,16 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.attach.vhost_user.served import FRAME, Served
-from vmwire.bench.vhost_user import (
-    FrontEnd,
-    NetDriver,
-    addresses_of,
-    region_of,
-)
-from vmwire.bench.virtio import Arena
+from vmwire.bench.vhost_user import FrontEnd, NetDriver
 from vmwire.bus.virtio.features import (
     VHOST_F_LOG_ALL,
 )
+from vmwire.bus.virtio.front_end import addresses_of, region_of
 from vmwire.bus.virtio.vhost_user import (
     U64,
     VRING_F_LOG,
@@ -26,6 +21,7 @@ from vmwire.bus.virtio.vhost_user import (
     RegionInfo,
     Request,
 )
+from vmwire.engine.arena import Arena
 
 
 @contextmanager

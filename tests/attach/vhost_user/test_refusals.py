@@ -13,15 +13,9 @@ import pytest
 
 from tests.attach.vhost_user.served import FRAME, Served, state
 from vmwire.attach.vhost_user.shared import MAX_SLOTS
-from vmwire.bench.vhost_user import (
-    USER_BASE,
-    FrontEnd,
-    NetDriver,
-    RingFds,
-    addresses_of,
-    region_of,
-)
-from vmwire.bench.virtio import Arena, DriverRing
+from vmwire.bench.vhost_user import FrontEnd, NetDriver, RingFds
+from vmwire.bus.virtio.driver import DriverRing
+from vmwire.bus.virtio.front_end import USER_BASE, addresses_of, region_of
 from vmwire.bus.virtio.vhost_user import (
     U64,
     LogInfo,
@@ -31,6 +25,7 @@ from vmwire.bus.virtio.vhost_user import (
     pack_message,
     pack_regions,
 )
+from vmwire.engine.arena import Arena
 
 
 @pytest.mark.parametrize("size", [0, 3, 65536, 0xFFFFFFFF])

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""The device's side of a split ring against the driver's (``vmwire.bench.virtio``)."""
+"""The device's side of a split ring against the driver's (``vmwire.bus.virtio.driver``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from vmwire.bench.virtio import U16, Arena, DriverRing
+from vmwire.bus.virtio.driver import U16, DriverRing
 from vmwire.bus.virtio.queue import Chains, RingFault
 from vmwire.bus.virtio.split import (
     AVAIL_F_NO_INTERRUPT,
@@ -22,6 +22,7 @@ from vmwire.bus.virtio.split import (
     Layout,
     SplitQueue,
 )
+from vmwire.engine.arena import Arena
 from vmwire.engine.memory import AddressFault, GuestMemory, Region
 
 SIZE = 8

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.nic.virtio.card import MAC, MODERN, OTHER, Card, frame
-from vmwire.bench.virtio import DriverRing
 from vmwire.bench.virtio_mmio import Mmio
 from vmwire.bench.virtio_net import DRIVER_OK
 from vmwire.bench.virtio_pci import LegacyPci, ModernPci
 from vmwire.bus.virtio.device import NEEDS_RESET
+from vmwire.bus.virtio.driver import DriverRing
 from vmwire.bus.virtio.split import F_INDIRECT, F_NEXT, F_WRITE
 
 Plug = Callable[..., Card]

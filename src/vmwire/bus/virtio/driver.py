@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""The driver's side of split virtqueues (virtio 1.2, section 2.7) over memory of its own.
+"""The driver's side of split virtqueues (virtio 1.2, section 2.7).
 
-For tests of devices, ours and others': everything that a driver may do, and every word within
-reach for a test that wants to do what a driver may not. ``bench/vhost_user.py`` brings such a
-driver to a back end's socket.
+``DriverRing`` is all that a driver may do, over any memory, with every word within reach of a test
+that wants to do what a driver may not. ``BufferRing`` is what moves frames: each of its
+descriptors has one buffer for good, and what happens to many of them happens at once.
 
+>>> from vmwire.engine.arena import Arena
 >>> arena = Arena(1 << 20)
 >>> ring = DriverRing(arena, 4)
 >>> buffer = arena.allocate(64)
@@ -17,14 +18,13 @@ driver to a back end's socket.
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
 from collections.abc import Sequence
 from struct import Struct
 from typing import Protocol
 
+from vmwire.bus.virtio.queue import RingFault
 from vmwire.bus.virtio.split import (
+    AVAIL_F_NO_INTERRUPT,
     DESCRIPTOR,
     F_INDIRECT,
     F_NEXT,
@@ -33,11 +33,9 @@ from vmwire.bus.virtio.split import (
     Layout,
     full_fence,
 )
-from vmwire.engine.memory import GuestMemory, Region
 
 U16 = Struct("<H")
 USED_ENTRY = Struct("<II")
-PAGE = 4096
 
 Segment = tuple[int, int]
 """A guest address and a length."""
@@ -57,54 +55,6 @@ class Memory(Protocol):
 
     def read(self, address: int, size: int) -> bytes:
         """Copy from there."""
-
-
-class Arena:
-    """Guest memory in a sealed memfd, from guest address ``base`` on, handed out piece by piece."""
-
-    def __init__(self, size: int, base: int = 0) -> None:
-        self.base = base
-        self.size = size
-        self.fd = os.memfd_create("vmwire-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, size)
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        self._mapping = mmap.mmap(self.fd, size)
-        self.memory = memoryview(self._mapping)
-        self._next = 0
-
-    def allocate(self, size: int, align: int = 16) -> int:
-        """Return the guest address of ``size`` fresh bytes."""
-        start = -(-self._next // align) * align
-        if start + size > self.size:
-            raise MemoryError(f"{size} bytes of an arena of {self.size}")
-        self._next = start + size
-        return self.base + start
-
-    def view(self, address: int, size: int) -> memoryview:
-        """Return the memory at a guest address."""
-        start = address - self.base
-        return self.memory[start : start + size]
-
-    def write(self, address: int, data: bytes) -> None:
-        """Put ``data`` at a guest address."""
-        self.view(address, len(data))[:] = data
-
-    def read(self, address: int, size: int) -> bytes:
-        """Copy from a guest address."""
-        return bytes(self.view(address, size))
-
-    def guest_memory(self) -> GuestMemory:
-        """Return what a device sees of this arena, without any socket in between."""
-        return GuestMemory([Region(self.base, self.memory[:])])
-
-    def close(self) -> None:
-        """Unmap, as far as nobody looks any more."""
-        self.memory.release()
-        try:
-            self._mapping.close()
-        except BufferError:
-            pass
-        os.close(self.fd)
 
 
 class DriverRing:
@@ -253,3 +203,109 @@ class DriverRing:
     def _word(self, address: int) -> int:
         value: int = U16.unpack(self.arena.view(address, 2))[0]
         return value
+
+
+class BufferRing(DriverRing):
+    """A ring whose descriptor *n* is buffer *n*, of ``buffer_size`` bytes; no chains.
+
+    ``writable``: the device fills the buffers. ``slots`` are the buffers. What the device says is
+    checked: an index that went too far, an id that it doesn't have, more bytes than the buffer has
+    are a ``RingFault``, after which the ring is of no more use.
+    """
+
+    def __init__(
+        self,
+        arena: Memory,
+        size: int,
+        buffer_size: int,
+        *,
+        writable: bool,
+        event_index: bool = False,
+    ) -> None:
+        super().__init__(arena, size, event_index=event_index)
+        self.buffer_size = buffer_size
+        self.mine = list(range(size - 1, -1, -1))
+        """The buffers that the device doesn't have; the last one is the next to be used."""
+        self._lent = bytearray(size)
+        self._limit = buffer_size if writable else 0xFFFFFFFF  # it writes nothing: says anything
+        start = arena.allocate(size * buffer_size, 4096)
+        buffers = arena.view(start, size * buffer_size)
+        self.slots = [
+            buffers[place : place + buffer_size]
+            for place in range(0, size * buffer_size, buffer_size)
+        ]
+        for index in range(size):
+            address = start + index * buffer_size
+            self.describe(index, address, buffer_size, F_WRITE if writable else 0)
+        self._lengths = arena.view(self.descriptors, 16 * size).cast("I")[2::4]
+        self._heads = arena.view(self.available, 4 + 2 * size).cast("H")
+        used = arena.view(self.used_ring, 4 + 8 * size)
+        self._used_index = used[:4].cast("H")
+        self._used_ids = used[4:].cast("I")[0::2]
+        self._used_lengths = used[4:].cast("I")[1::2]
+
+    def lend(self, ids: Sequence[int]) -> None:
+        """Make buffers available, and show that."""
+        heads, lent, mask, place = self._heads, self._lent, self.size - 1, self.next
+        for id in ids:
+            lent[id] = 1
+            heads[2 + (place & mask)] = id
+            place += 1
+        heads[1] = self.next = place & 0xFFFF
+
+    def set_length(self, id: int, length: int) -> None:
+        """Say how much of a buffer there is for the device to read."""
+        self._lengths[id] = length
+
+    def take_back(self, most: int) -> tuple[list[int], list[int]]:
+        """The ids and written lengths of at most ``most`` buffers that the device gave back.
+
+        They are not in ``mine`` yet. Raises ``RingFault``.
+        """
+        seen, size, lent = self._seen, self.size, self._lent
+        count = (self._used_index[1] - seen) & 0xFFFF
+        if not count:
+            return [], []
+        if count > size:
+            raise RingFault(f"{count} used buffers in a ring of {size}")
+        count = min(count, most)
+        start = seen & (size - 1)
+        stop = min(start + count, size)
+        ids = self._used_ids[start:stop].tolist()
+        lengths = self._used_lengths[start:stop].tolist()
+        if start + count > size:
+            ids += self._used_ids[: start + count - size].tolist()
+            lengths += self._used_lengths[: start + count - size].tolist()
+        for id in ids:
+            if id >= size or not lent[id]:
+                raise RingFault(f"used buffer {id}, which the device doesn't have")
+            lent[id] = 0
+        if max(lengths) > self._limit:
+            raise RingFault(f"{max(lengths)} bytes in a buffer of {self.buffer_size}")
+        self._seen = (seen + count) & 0xFFFF
+        return ids, lengths
+
+    def reclaim(self) -> None:
+        """Put what the device gave back into ``mine``. Raises ``RingFault``."""
+        ids, _ = self.take_back(self.size)
+        self.mine += ids
+
+    def refuse_interrupts(self) -> None:
+        """Ask not to be woken. With an event index it is enough not to move it."""
+        if not self.event_index:
+            self._heads[0] = AVAIL_F_NO_INTERRUPT
+
+    def want_interrupt(self, after: int = 0) -> None:
+        """Ask to be woken, as ``DriverRing`` does; without an event index for the next buffer."""
+        if not self.event_index:
+            self._heads[0] = 0
+        super().want_interrupt(after)
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        for view in (
+            *self.slots, self._lengths, self._heads,
+            self._used_index, self._used_ids, self._used_lengths,
+        ):  # fmt: skip
+            view.release()
+        self.slots = []
