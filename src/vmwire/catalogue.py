@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from vmwire.options import table
+from vmwire.options.old_spellings import MODELS
 from vmwire.options.syntax import HELP_WORDS, JsonOptions, OptionList
 from vmwire.options.syntax import parse as parse_syntax
 from vmwire.options.table import Table, naming
@@ -76,7 +77,14 @@ NICS_OF_LATER = (
 
 table.types_of_later("netdev", *NETDEVS_OF_LATER)
 table.types_of_later("device", *NICS_OF_LATER)
-table.types_of_later("object", "colo-compare", "filter-replay", "filter-rewriter")
+OF_COLO = "is of use only where two QEMUs run one machine (COLO): leave it to QEMU"
+OF_REPLAY = (
+    "is of use only in QEMU, which records and replays a machine: to put frames into a line, "
+    "filter-redirector with indev= takes them from a chardev"
+)
+table.types_elsewhere(
+    "object", {"colo-compare": OF_COLO, "filter-rewriter": OF_COLO, "filter-replay": OF_REPLAY}
+)
 table.types_of_later(
     "chardev", "file", "null", "parallel", "pipe", "pty", "ringbuf", "serial", "stdio", "udp", "vc"
 )
@@ -116,6 +124,19 @@ def help_for(kind: str, text: str) -> str | None:
 
 def _list(kind: str) -> str:
     return "\n".join([TITLES[kind], *(each.list_line() for each in tables(kind))])
+
+
+def nic_models() -> set[str]:
+    """What ``model=`` may say, be it served or not."""
+    return {*MODULES["device"], *NICS_OF_LATER}
+
+
+def models() -> str:
+    """What ``-net nic,model=help`` and ``-nic model=help`` print."""
+    names = [each.name for each in tables("device") if each.bus == "PCI"]
+    also = {driver: f" (aka {model})" for model, driver in MODELS.items()}
+    lines = [f"{name}{also.get(name, '')}" for name in sorted(names)]
+    return "\n".join(["Available NIC models for this configuration:", *lines])
 
 
 def tables(kind: str) -> list[Table[Any]]:

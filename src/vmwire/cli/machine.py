@@ -27,22 +27,24 @@ from vmwire.errors import ConfigError
 from vmwire.monitor.monitor import Monitor
 from vmwire.monitor.session import Session
 from vmwire.network import Network
-from vmwire.options.syntax import OptionList, parse_list
-from vmwire.options.table import naming
+from vmwire.options.old_spellings import DEFAULT, Asked, modern
+from vmwire.options.syntax import OptionList, parse, parse_list
+from vmwire.options.table import KINDS, naming
 
 WITHOUT_MEANING = {
     "audio": ("none",), "cpu": (), "display": ("none",), "monitor": ("none", "null"),
-    "msg": (), "net": ("none",), "parallel": ("none", "null"),
+    "msg": (), "parallel": ("none", "null"),
     "serial": ("none", "null"), "vga": ("none",),
 }  # fmt: skip
 """Options about what this machine hasn't got, and the values that say so (none here: any will do,
 for there is no CPU to feel it)."""
 FLAGS_WITHOUT_MEANING = frozenset((
-    "no-fd-bootchk", "no-reboot", "no-shutdown", "no-user-config", "nodefaults", "nographic",
+    "no-fd-bootchk", "no-reboot", "no-shutdown", "no-user-config", "nographic",
 ))  # fmt: skip
+SWITCHES = {"S": "stopped", "nodefaults": "nodefaults"}
 MACHINES = ("none", "pc")
 NIC_MODEL = "e1000"
-"""A PC's card, if ``-nic`` doesn't say which."""
+"""A PC's card, if ``-net nic`` or ``-nic`` doesn't say which."""
 MACHINE_SWITCHES = {"accel": ("qtest",), "graphics": ("off",), "usb": ("off",), "vmport": ("off",)}
 SUFFIXES = {"": 20, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
@@ -61,7 +63,9 @@ class CommandLine:
     chardev_texts: dict[str, str] = field(default_factory=dict)
     """The same as they were typed: what filters use is made of these."""
     objects: list[str] = field(default_factory=list)
+    nets: list[str] = field(default_factory=list)
     nics: list[str] = field(default_factory=list)
+    nodefaults: bool = False
     monitors: list[Chardev | str] = field(default_factory=list)
     name: str | None = None
     stopped: bool = False
@@ -91,8 +95,8 @@ def read(argv: list[str]) -> CommandLine:
             raise ConfigError("a machine without a CPU runs no image", word)
         if name in FLAGS_WITHOUT_MEANING:
             continue
-        if name == "S":
-            asked.stopped = True
+        if name in SWITCHES:
+            setattr(asked, SWITCHES[name], True)
             continue
         take = TAKERS.get(name)
         if take is None and name not in WITHOUT_MEANING:
@@ -203,6 +207,7 @@ TAKERS: dict[str, Callable[[CommandLine, str], None]] = {
     "machine": _take_machine,
     "mon": _take_monitor,
     "name": _take_name,
+    "net": lambda asked, value: asked.nets.append(value),
     "netdev": lambda asked, value: asked.netdevs.append(value),
     "nic": lambda asked, value: asked.nics.append(value),
     "object": lambda asked, value: asked.objects.append(value),
@@ -223,17 +228,7 @@ def build(asked: CommandLine, machine: Headless) -> None:
     if machine.pc.board is not None:
         for setting in asked.firmware:
             setting(machine.pc.board.fw_cfg)
-    for text in asked.netdevs:
-        with naming(f"-netdev {text}"):
-            network.add(catalogue.parse("netdev", text))
-    for number, text in enumerate(asked.nics):
-        add_nic(network, text, number)
-    for text in asked.devices:
-        with naming(f"-device {text}"):
-            network.add(catalogue.parse("device", text))
-    for text in asked.objects:
-        with naming(f"-object {text}"):
-            _add_filter(asked, network, catalogue.parse("object", text))
+    add_networks(asked, network)
     if asked.stopped:
         machine.stop()
     if asked.qtest is not None:
@@ -246,22 +241,34 @@ def build(asked: CommandLine, machine: Headless) -> None:
             machine.add_stream(_chardev(asked, named), MonitorClient(monitor))
 
 
-def add_nic(network: Network, text: str, number: int) -> None:
-    """``-nic TYPE,…[,model=M][,mac=A]``: a netdev, and a card that is joined to it."""
-    with naming(f"-nic {text}"):
-        options = parse_list(text, "type")
-        if options.get("type") == "none":
-            return
-        id = options.first("id") or f"nic{number}"
-        options.set("id", id)
-        card = [f"{options.get('model', NIC_MODEL)},netdev={id}"]
-        card += [f"mac={mac}" for mac in options.get_all("mac")[-1:]]
-        for key in ("model", "mac"):
-            options.remove(key)
-        netdev = catalogue.parse("netdev", str(options))
-        device = catalogue.parse("device", ",".join(card))
-        network.add(netdev)
-        network.add(device)
+def add_networks(asked: CommandLine, network: Network) -> None:
+    """All netdevs, cards and filters, in QEMU's order."""
+    old = modern(networks(asked), asked.nics, asked.netdevs, NIC_MODEL, catalogue.nic_models())
+    for each in [*_typed("netdev", asked.netdevs), *old.netdevs]:
+        with naming(each.typed):
+            network.add(_record("netdev", each))
+    for each in [*old.devices, *_typed("device", asked.devices)]:
+        with naming(each.typed):
+            network.add(_record("device", each))
+    for each in [*old.objects, *_typed("object", asked.objects)]:
+        with naming(each.typed):
+            _add_filter(asked, network, _record("object", each))
+    for warning in old.warnings:
+        print(f"vmwire: warning: {warning}", file=sys.stderr)
+
+
+def networks(asked: CommandLine) -> list[str]:
+    """The ``-net`` options: a PC of which nothing is said has QEMU's usual network."""
+    spoken = asked.nodefaults or asked.nets or asked.nics or asked.netdevs
+    return asked.nets if spoken or asked.machine == "none" else list(DEFAULT)
+
+
+def _typed(kind: str, texts: list[str]) -> list[Asked]:
+    return [Asked(text, f"-{kind} {text}") for text in texts]
+
+
+def _record(kind: str, asked: Asked) -> Any:
+    return catalogue.record_of(kind, parse(asked.text, KINDS[kind].selector))
 
 
 def _add_filter(asked: CommandLine, network: Network, options: Any) -> None:

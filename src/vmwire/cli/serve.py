@@ -6,7 +6,8 @@ The command is the keeper of its network (see `vmwire.daemon.keeper`), in the fo
 how to reach each card, and ends with SIGTERM, SIGINT or SIGHUP, all of which are clean ends (exit
 status 0). A network that can't be had is one line on standard error and exit status 1.
 
-    -netdev help, -netdev TYPE,help, -device help, -device TYPE,help
+    -netdev help, -netdev TYPE,help, -device help, -device TYPE,help, -net nic,model=help
+    -net nic|TYPE|dump[,vlan=N][,...], -nic TYPE[,model=CARD][,mac=MAC][,...]    QEMU's older words
     -object filter-TYPE,id=F,netdev=ID,...      QEMU's filters (docs/filters.md)
     -chardev socket,id=C,...                    connections that filters use
     --capture ID=FILE     record what passes at a netdev or card, as pcap
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,11 +36,15 @@ from vmwire.daemon.notify import PidFile, sd_notify
 from vmwire.daemon.rundir import RunDir
 from vmwire.daemon.store import KeptFds
 from vmwire.errors import ConfigError
-from vmwire.options.table import naming, table_of
+from vmwire.options.old_spellings import Asked, Modern, asks_for_models, modern
+from vmwire.options.syntax import parse
+from vmwire.options.table import KINDS, naming, table_of
 
 DEFAULT_MAC = bytes.fromhex("525400123456")
 """QEMU's for its first card; each further one counts up, so that VMs on one network differ."""
-REPEATED = ("netdev", "device", "object", "chardev", "capture")
+DEFAULT_MODEL = "virtio-net-pci"
+"""The card of a ``-net nic`` or ``-nic`` that doesn't say which: any machine has this one."""
+REPEATED = ("net", "nic", "netdev", "device", "object", "chardev", "capture")
 VALUE_OPTIONS = (*REPEATED, "socket-dir", "pidfile", "log", "log-level")
 
 
@@ -47,6 +52,8 @@ VALUE_OPTIONS = (*REPEATED, "socket-dir", "pidfile", "log", "log-level")
 class Arguments:
     """The command line, in order."""
 
+    net: list[str] = field(default_factory=list)
+    nic: list[str] = field(default_factory=list)
     netdev: list[str] = field(default_factory=list)
     device: list[str] = field(default_factory=list)
     object: list[str] = field(default_factory=list)
@@ -109,6 +116,9 @@ def read(argv: list[str]) -> Arguments:
 
 def help_wanted(arguments: Arguments) -> str | None:
     """What to print if some option asks for help."""
+    for kind in ("net", "nic"):
+        if any(asks_for_models(kind, text) for text in getattr(arguments, kind)):
+            return catalogue.models()
     for kind in ("device", "netdev", "object", "chardev"):
         for text in getattr(arguments, kind):
             with naming(f"-{kind} {text}"):
@@ -136,14 +146,15 @@ class Plan:
 def plan(arguments: Arguments, run_dir: RunDir) -> Plan:
     """Decide everything that a worker needs to know."""
     fds: dict[str, int] = {}
-    netdevs = [[text, claim("netdev", text, fds)] for text in arguments.netdev]
-    chardevs = [[text, claim("chardev", text, fds)] for text in arguments.chardev]
-    filters = [[text, claim("object", text, fds)] for text in arguments.object]
+    old = in_todays_words(arguments)
+    netdevs = [claim("netdev", each, fds) for each in _asked("netdev", arguments, old.netdevs)]
+    chardevs = [claim("chardev", each, fds) for each in _asked("chardev", arguments)]
+    filters = [claim("object", each, fds) for each in _asked("object", arguments, old.objects)]
     cards, devices = [], []
-    for number, text in enumerate(arguments.device):
-        asked = catalogue.parse("device", text)
+    for number, each in enumerate([*old.devices, *_asked("device", arguments)]):
+        asked = _parsed("device", each)
         id = asked.id or f"nic{number}"
-        with naming(f"-device {text}"):
+        with naming(each.typed):
             path = (
                 run_dir.claim_socket(os.path.abspath(asked.socket))
                 if asked.socket
@@ -151,9 +162,11 @@ def plan(arguments: Arguments, run_dir: RunDir) -> Plan:
             )
         mac = asked.mac or DEFAULT_MAC[:5] + bytes([DEFAULT_MAC[5] + number & 0xFF])
         card = replace(asked, id=id, mac=mac, socket=path)
-        devices.append([text, table_of(type(card)).to_text(card)])
+        devices.append([_noted("device", each), table_of(type(card)).to_text(card)])
         cards.append(Card(id, path, asked.netdev or "", replace(card, id=asked.id)))
     captures = [capture_option.read(text) for text in arguments.capture]
+    for warning in old.warnings:
+        complain(f"warning: {warning}")
     config = {
         "netdevs": netdevs,
         "devices": devices,
@@ -165,18 +178,40 @@ def plan(arguments: Arguments, run_dir: RunDir) -> Plan:
     return Plan(config, cards, fds)
 
 
-def claim(kind: str, text: str, fds: dict[str, int]) -> str:
-    """An option for a process of its own; the descriptors that go there with it join ``fds``."""
-    asked = catalogue.parse(kind, text)
-    with naming(f"-{kind} {text}"):
-        there, given = claimed_text(asked)
+def in_todays_words(arguments: Arguments) -> Modern:
+    """What ``-net`` and ``-nic`` ask for."""
+    old = arguments.net, arguments.nic
+    return modern(*old, arguments.netdev, DEFAULT_MODEL, catalogue.nic_models())
+
+
+def _asked(kind: str, arguments: Arguments, before: Sequence[Asked] = ()) -> list[Asked]:
+    """All options of a kind, as they were typed."""
+    return [*before, *(Asked(text, f"-{kind} {text}") for text in getattr(arguments, kind))]
+
+
+def _parsed(kind: str, asked: Asked) -> Any:
+    with naming(asked.typed):
+        return catalogue.record_of(kind, parse(asked.text, KINDS[kind].selector))
+
+
+def claim(kind: str, asked: Asked, fds: dict[str, int]) -> list[str]:
+    """An option, as it was typed and for a process of its own; descriptors that go there with it
+    join ``fds``."""
+    record = _parsed(kind, asked)
+    with naming(asked.typed):
+        there, given = claimed_text(record)
     fds.update(given)
-    return there
+    return [_noted(kind, asked), there]
+
+
+def _noted(kind: str, asked: Asked) -> str:
+    """How it was typed, as the worker's configuration has it: a different option with its name."""
+    return asked.typed.removeprefix(f"-{kind} ")
 
 
 def serve(arguments: Arguments) -> int:
     """Run until told to end."""
-    if not arguments.netdev and not arguments.device:
+    if not any((arguments.netdev, arguments.device, arguments.net, arguments.nic)):
         raise ConfigError("nothing to serve: there is no -netdev and no -device")
     given = arguments.single
     log_path = given.get("log")

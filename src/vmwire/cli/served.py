@@ -32,10 +32,10 @@ def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
     network = Network(store=store)
     try:
         for typed, text in config["netdevs"]:
-            with naming(f"-netdev {typed}"):
+            with naming(_option("netdev", typed)):
                 network.add_netdev(**_values("netdev", text))
         for typed, text in config["devices"]:
-            with naming(f"-device {typed}"):
+            with naming(_option("device", typed)):
                 network.add_nic(**_values("device", text))
         for one, other in config.get("links", ()):
             network.connect(one, other)
@@ -44,7 +44,7 @@ def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
                 chardev = _values("chardev", text)
                 network.add_chardev(chardev.pop("type"), **chardev)
         for typed, text in config.get("filters", ()):
-            with naming(f"-object {typed}"):
+            with naming(_option("object", typed)):
                 filter = _values("object", text)
                 if "file" in filter:
                     filter["file"] = worker.capture_path(filter["file"], restarts)
@@ -63,12 +63,17 @@ def rehearse(config: Mapping[str, Any]) -> None:
     kinds: tuple[Kind, ...] = ("netdev", "device")
     for kind in kinds:
         for typed, text in config[f"{kind}s"]:
-            with naming(f"-{kind} {typed}"):
+            with naming(_option(kind, typed)):
                 values = _values(kind, text)
                 network.rehearse(kind, values.pop("type"), values)
     for typed, text in config.get("filters", ()):
-        with naming(f"-object {typed}"):
+        with naming(_option("object", typed)):
             registry.load_filter(_values("object", text)["type"])
+
+
+def _option(kind: str, typed: str) -> str:
+    """An option in full: one that was typed as ``-net`` or ``-nic`` is noted with its name."""
+    return typed if typed.startswith(("-net ", "-nic ")) else f"-{kind} {typed}"
 
 
 def _values(kind: str, text: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ them, and `NotServedError` says so. A VM's netdev that gets this error can stay 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -96,6 +96,7 @@ KINDS = {
     "device": Kind("device", "driver", is_device=True),
     "object": Kind("object", "qom-type"),
     "chardev": Kind("chardev", "backend"),
+    "net": Kind("net", "type"),
 }
 
 
@@ -330,6 +331,7 @@ def naming(option: str) -> Iterator[None]:
 _tables: dict[str, dict[str, Table[Any]]] = {kind: {} for kind in KINDS}
 _aliases: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
 _later: dict[str, set[str]] = {kind: set() for kind in KINDS}
+_elsewhere: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
 
 
 def record(
@@ -367,6 +369,11 @@ def types_of_later(kind: str, *names: str) -> None:
     _later[kind].update(names)
 
 
+def types_elsewhere(kind: str, why: Mapping[str, str]) -> None:
+    """Declare QEMU's types of a kind that have no place in vmwire, with what to do instead."""
+    _elsewhere[kind].update(why)
+
+
 def table_of(record_type: type[T]) -> Table[T]:
     """The table of a record's class."""
     for tables in _tables.values():
@@ -395,6 +402,8 @@ def find(kind: str, name: str) -> Table[Any]:
     table = _tables[kind].get(_aliases[kind].get(name, name))
     if table is not None:
         return table
+    if name in _elsewhere[kind]:
+        raise NotServedError(f"{kind} '{name}' {_elsewhere[kind][name]}")
     if name in _later[kind]:
         raise NotServedError(f"{kind} '{name}' is not served by vmwire yet")
     if KINDS[kind].is_device:
