@@ -19,3 +19,7 @@ class ConfigError(Exception):
 
     def __str__(self) -> str:
         return f"{self.option}: {self.message}" if self.option else self.message
+
+
+class NotThereError(ConfigError):
+    """It names a device that there isn't, or an object."""

@@ -7,18 +7,19 @@ Everything here runs in the engine's thread; ``Network`` has the verbs for other
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vmwire import catalogue, registry
 from vmwire.engine.host import Host
-from vmwire.errors import ConfigError
+from vmwire.errors import ConfigError, NotThereError
 from vmwire.filters.chardev import SocketChardevOptions
 from vmwire.filters.line import Line
-from vmwire.filters.options import STATUS, FilterOptions
+from vmwire.filters.options import FilterOptions
 from vmwire.filters.selective import Selective
 from vmwire.graph import Filter, Member
-from vmwire.options.values import Where
+from vmwire.options.table import table_of
 
 Values = Mapping[str, Any]
 
@@ -30,6 +31,8 @@ class FilterObjects:
         self, host: Host, netdevs: Mapping[str, Member], filters: dict[str, Filter]
     ) -> None:
         self.chardevs: dict[str, SocketChardevOptions] = {}
+        self.taken: set[str] = set()
+        """Ids of chardevs that are not for filters."""
         self._host = host
         self._netdevs = netdevs
         self._filters = filters
@@ -37,23 +40,41 @@ class FilterObjects:
     def add_chardev(self, backend: str, values: Values) -> None:
         """Keep a chardev for the filter that will use it."""
         options = catalogue.find("chardev", backend).from_kwargs(**values)
-        if options.id in self.chardevs:
+        if options.id in self.chardevs or options.id in self.taken:
             raise ConfigError(f"Duplicate ID '{options.id}' for chardev")
         self.chardevs[options.id] = options
 
-    def add_filter(self, type: str, values: Values) -> None:
-        """Make a filter and put it into the row; or leave everything as it was."""
+    def remove_chardev(self, id: str) -> None:
+        """Forget a chardev that no filter uses."""
+        if self.is_used(id):
+            raise ConfigError(f"Chardev '{id}' is busy")
+        if id not in self.chardevs:
+            raise ConfigError(f"Chardev '{id}' not found")
+        del self.chardevs[id]
+
+    def is_used(self, id: str) -> bool:
+        """Whether somebody has this chardev."""
+        return id in self.taken or any(
+            id in each.options.chardevs() for each in self._filters.values() if each.options
+        )
+
+    def add_filter(self, type: str, values: Values, row: Sequence[str] = ()) -> None:
+        """Make a filter and put it into the row; or leave everything as it was.
+
+        ``row``: ids in the order in which they are to stand, if not its options say where.
+        """
         found = registry.load_filter(type)
         if found is None:
             catalogue.find("object", type)  # says which mistake it is
             raise ConfigError(f"object '{type}' is not served by vmwire yet")
         options: FilterOptions = registry.record(found, type, values)
         if options.id in self._filters:
-            raise ConfigError(f"Duplicate ID '{options.id}' for filter")
+            raise ConfigError(f"Duplicate ID '{options.id}' for object")
         member = self._netdevs.get(options.netdev)
         if member is None:
             raise ConfigError("Parameter 'netdev' expects a network backend id")
-        at = options.place([each.id for each in member.filters])
+        ids = [each.id for each in member.filters]
+        at = _place_in(row, options.id, ids) if row else options.place(ids)
         box = found(options, self._host, self._make_line)
         try:
             box.open(self._host)
@@ -63,17 +84,38 @@ class FilterObjects:
         added = self._filters[options.id] = Filter(options.id, type, box, member, options)
         member.insert(added, at)
 
-    def set_status(self, id: str, status: str) -> None:
-        """Switch a filter on or off."""
+    def change(self, id: str, key: str, value: Any) -> None:
+        """Give an option of a filter another value: a text, or one of its type."""
         found = self._filters.get(id)
         if found is None or not isinstance(found.box, Selective):
             raise ConfigError(f"object '{id}' not found")
-        found.box.set_status(cast(str, STATUS.make(Where("status"), status)))
+        entry = table_of(type(found.options)).entries.get(key)
+        if entry is None:
+            raise ConfigError(f"Property '{found.type}.{key}' not found")
+        if entry.field not in found.box.CHANGEABLE:
+            raise ConfigError(
+                f"Property '{found.type}.{key}' is fixed while the object is there: "
+                "delete it and add it anew"
+            )
+        about = entry.option.type
+        made = about.make(entry.where, about.read_python(entry.where, value))
+        dataclasses.replace(found.options, **{entry.field: made})  # is refused if it can't be
+        found.box.change(entry.field, made)
 
-    def _make_line(self, id: str, with_header: bool) -> Line:
+    def _make_line(self, id: str, with_header: bool, way: str = "") -> Line:
+        if self.is_used(id):
+            raise ConfigError(f"chardev '{id}' is already in use")
         options = self.chardevs.get(id)
         if options is None:
-            raise ConfigError(f"Device '{id}' not found")
-        if any(id in f.options.chardevs() for f in self._filters.values() if f.options):
-            raise ConfigError(f"Device '{id}' is in use")
+            raise NotThereError(f"{way}Device '{id}' not found")
         return Line(id, options.source(), with_header)
+
+
+def _place_in(row: Sequence[str], id: str, present: Sequence[str]) -> int:
+    """Where ``id`` goes among those that are ``present``, so that they stand as in ``row``.
+
+    >>> _place_in(["a", "gone", "new", "b"], "new", ["a", "b"])
+    1
+    """
+    before = row[: row.index(id)]
+    return max((present.index(each) + 1 for each in before if each in present), default=0)

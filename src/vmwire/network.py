@@ -27,7 +27,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, BinaryIO, TypeVar
 
@@ -194,14 +195,17 @@ class Network:
         values = {"id": id, "netdev": netdev, **options}
         return self.loop.call(lambda: self._add_device(type, found, values))
 
-    def add(self, options: Any) -> str:
-        """Add what an options record describes: netdev, card, filter, chardev; return its id."""
+    def add(self, options: Any, *, row: Sequence[str] = ()) -> str:
+        """Add what an options record describes: netdev, card, filter, chardev; return its id.
+
+        ``row``: for a filter, ids in the order in which they are to stand before its netdev.
+        """
         table = table_of(type(options))
         fields = {entry.field: getattr(options, entry.field) for entry in table.entries.values()}
         add: Mapping[str, Callable[..., str]] = {
             "netdev": self.add_netdev,
             "device": self.add_nic,
-            "object": self.add_filter,
+            "object": partial(self.add_filter, row=row),
             "chardev": self.add_chardev,
         }
         return add[table.kind.name](table.name, **fields)
@@ -291,15 +295,25 @@ class Network:
         self.loop.call(lambda: self.objects.add_chardev(backend, {"id": id, **options}))
         return id
 
-    def add_filter(self, type: str, *, id: str, netdev: str, **options: Any) -> str:
+    def remove_chardev(self, id: str) -> None:
+        """Forget a chardev that no filter uses."""
+        self.loop.call(lambda: self.objects.remove_chardev(id))
+
+    def add_filter(
+        self, type: str, *, id: str, netdev: str, row: Sequence[str] = (), **options: Any
+    ) -> str:
         """Put one of QEMU's filters before a netdev (``vmwire.filters``); return its id."""
         values = {"id": id, "netdev": netdev, **options}
-        self.loop.call(lambda: self.objects.add_filter(type, values))
+        self.loop.call(lambda: self.objects.add_filter(type, values, row))
         return id
+
+    def change_filter(self, id: str, option: str, value: Any) -> None:
+        """Give a filter that ``add_filter`` made another ``status``, ``queue``, ``interval``, …"""
+        self.loop.call(lambda: self.objects.change(id, option, value))
 
     def set_filter_status(self, id: str, status: str) -> None:
         """Switch a filter that ``add_filter`` made ``on`` or ``off``."""
-        self.loop.call(lambda: self.objects.set_status(id, status))
+        self.change_filter(id, "status", status)
 
     def inject(
         self,

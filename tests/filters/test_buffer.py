@@ -35,7 +35,7 @@ def test_a_filter_without_frames_has_no_timer(rig: Rig) -> None:
 
 def test_one_queue_may_be_held_and_the_other_not(rig: Rig) -> None:
     rig.add("filter-buffer", id="rx", interval=1000, queue="rx", position="head")
-    rig.objects.set_status("b", "off")
+    rig.objects.change("b", "status", "off")
     rig.guest.port.send(frames(1))
     rig.netdev.port.send(frames(1))
     assert (len(rig.netdev.got), len(rig.guest.got)) == (0, 1)
@@ -64,7 +64,7 @@ def test_what_the_far_side_refuses_leaves_when_it_has_room(rig: Rig) -> None:
 def test_switched_off_it_lets_all_go_in_order(rig: Rig) -> None:
     rig.netdev.room = 1
     rig.guest.port.send(frames(3))
-    rig.objects.set_status("b", "off")
+    rig.objects.change("b", "status", "off")
     assert len(rig.netdev.got) == 1
     assert rig.guest.port.send(frames(1)) == 0  # behind what was held
     rig.netdev.make_room()
@@ -86,6 +86,6 @@ def test_nobody_writes_past_it_into_the_guests_memory() -> None:
     rig = Rig(memory=2000)
     rig.add("filter-buffer", id="b", interval=1000, queue="tx")
     assert not rig.netdev.port.reserves
-    rig.objects.set_status("b", "off")
+    rig.objects.change("b", "status", "off")
     assert rig.netdev.port.reserves
     rig.close()

@@ -105,7 +105,7 @@ def test_what_the_far_side_refuses_is_copied_once(rig: Rig) -> None:
     rig.add("filter-mirror", id="m", outdev="c")
     assert rig.guest.port.send(frames(3, 60)) == 3
     assert rig.guest.port.send(frames(1)) == 0
-    rig.objects.set_status("m", "off")
+    rig.objects.change("m", "status", "off")
     assert rig.guest.port.send(frames(1)) == 0
     rig.netdev.make_room()
     assert rig.guest.heard[-1] == "resume"
@@ -195,7 +195,7 @@ def test_a_redirector_that_is_off_is_not_there_and_reads_nothing(rig: Rig) -> No
     rig.turn()
     rig.guest.port.send([Frame.of(b"r" * 60)])
     assert (rig.netdev.data, rig.guest.data) == ([b"r" * 60], [])
-    rig.objects.set_status("r", "on")
+    rig.objects.change("r", "status", "on")
     rig.turn()
     assert (rig.netdev.data, rig.guest.data) == ([b"r" * 60, b"x" * 60], [b"x" * 60])
     rig.guest.port.send([Frame.of(b"R" * 60)])

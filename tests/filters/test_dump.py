@@ -66,7 +66,7 @@ def test_a_dump_that_is_off_has_a_header_and_nothing_else_until_it_is_on(
     path = tmp_path / "d.pcap"
     rig.add("filter-dump", id="d", file=str(path), status="off")
     rig.guest.port.send(frames(3))
-    rig.objects.set_status("d", "on")
+    rig.objects.change("d", "status", "on")
     rig.guest.port.send([Frame.of(b"heard" * 12)])
     rig.pass_time(1)
     assert [data for *_, data in records(path)] == [b"heard" * 12]

@@ -104,10 +104,10 @@ def test_the_head_is_nearest_to_the_netdev(rig: Rig) -> None:
     ("type", "options", "message"),
     [
         ("filter-buffer", {"interval": 1, "position": "id=no"}, "filter 'no' not found"),
-        ("filter-buffer", {"interval": 1, "id": "a"}, "Duplicate ID 'a' for filter"),
+        ("filter-buffer", {"interval": 1, "id": "a"}, "Duplicate ID 'a' for object"),
         ("filter-buffer", {"interval": 1, "netdev": "m"}, "'netdev' expects a network backend id"),
         ("filter-mirror", {"outdev": "nosuch"}, "Device 'nosuch' not found"),
-        ("filter-mirror", {"outdev": "used"}, "Device 'used' is in use"),
+        ("filter-mirror", {"outdev": "used"}, "chardev 'used' is already in use"),
         ("filter-dump", {"file": "/nonexistent/d"}, "Could not open '/nonexistent/d': No such"),
     ],
 )
@@ -125,7 +125,8 @@ def test_what_can_not_be_had_leaves_the_wire_as_it_was(
 @pytest.mark.parametrize(
     ("type", "message"),
     [
-        ("filter-rewriter", "object 'filter-rewriter' is not served by vmwire yet"),
+        ("filter-rewriter", "object 'filter-rewriter' is of use only where two QEMUs run one"),
+        ("filter-replay", "object 'filter-replay' is of use only in QEMU, .* indev= takes them"),
         ("filter-dumb", "Parameter 'qom-type' does not accept value 'filter-dumb'"),
     ],
 )
@@ -139,9 +140,9 @@ def test_a_type_that_is_not_served_is_told_from_a_misspelt_one(
 def test_a_status_is_on_or_off(rig: Rig) -> None:
     rig.add("filter-buffer", id="a", interval=1000)
     with pytest.raises(ConfigError, match="should be 'on' or 'off'"):
-        rig.objects.set_status("a", "bogus")
+        rig.objects.change("a", "status", "bogus")
     with pytest.raises(ConfigError, match="object 'b' not found"):
-        rig.objects.set_status("b", "on")
+        rig.objects.change("b", "status", "on")
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,182 @@ def test_requests_are_answered_alike(ready: tuple[Peer, Peer]) -> None:
         assert ready[1].events == ready[0].events, (command, arguments)
 
 
+def dump(**options: Any) -> tuple[str, dict[str, Any]]:
+    values = {"qom-type": "filter-dump", "id": "d", "netdev": "u0", "file": "/dev/null"}
+    return "object-add", {**values, **{key.replace("_", "-"): v for key, v in options.items()}}
+
+
+def buffer(id: str, **options: Any) -> tuple[str, dict[str, Any]]:
+    return "object-add", {"qom-type": "filter-buffer", "id": id, "netdev": "u0", **options}
+
+
+def socket_chardev(id: str, address: Any, **options: Any) -> tuple[str, dict[str, Any]]:
+    backend = {"type": "socket", "data": {"addr": address, **options}}
+    return "chardev-add", {"id": id, "backend": backend}
+
+
+def changes(*pairs: tuple[str, Any], path: str = "/objects/d") -> list[tuple[str, dict[str, Any]]]:
+    """Each property set, and what it is then."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for name, value in pairs:
+        found.append(("qom-set", {"path": path, "property": name, "value": value}))
+        found.append(("qom-get", {"path": path, "property": name}))
+    return found
+
+
+def hmp(*lines: str) -> list[tuple[str, dict[str, Any]]]:
+    return [("human-monitor-command", {"command-line": line}) for line in lines]
+
+
+SERVER = {"server": True, "wait": False}
+NAME = {"type": "unix", "data": {"path": "vmwire", "abstract": True, "tight": True}}
+FILTER_REQUESTS: list[tuple[str, dict[str, Any]]] = [
+    ("object-add", {}),
+    ("object-add", {"id": "x"}),
+    ("object-add", {"qom-type": "filter-dump"}),
+    ("object-add", {"qom-type": 5, "id": "x"}),
+    ("object-add", {"qom-type": "nosuch", "id": "x"}),
+    ("object-add", {"qom-type": "e1000", "id": "x"}),
+    ("object-add", {"qom-type": "filter-dump", "id": "d"}),
+    ("object-add", {"qom-type": "filter-dump", "id": "d", "netdev": "zz"}),
+    dump(id="x y"),
+    dump(id=5),
+    dump(netdev="zz"),
+    dump(netdev="n0"),
+    dump(file="/nonexistent/d"),
+    dump(maxlen=0),
+    dump(maxlen="5"),
+    dump(maxlen=-1),
+    dump(maxlen=99999999999),
+    dump(bogus=1),
+    dump(queue="x"),
+    dump(queue=4),
+    dump(status="x"),
+    dump(status=True),
+    dump(position="x"),
+    dump(position="id=zz"),
+    dump(position="id="),
+    dump(insert="x"),
+    dump(),
+    dump(),
+    buffer("d", interval=1),
+    buffer("x", interval=0),
+    buffer("x"),
+    buffer("u0", interval=1000, status="off"),
+    buffer("b", interval=1000, position="id=d", insert="before", queue="rx"),
+    *hmp("info network"),
+    ("qom-list", {}),
+    ("qom-list", {"path": 5}),
+    ("qom-list", {"path": ""}),
+    ("qom-list", {"path": "/objects/nosuch"}),
+    ("qom-list", {"path": "nosuch"}),
+    ("qom-list", {"path": "/objects/d"}),
+    ("qom-list", {"path": "b"}),
+    *(
+        ("qom-get", {"path": path, "property": name})
+        for path in ("/objects/d", "b", "d", "objects/b")
+        for name in (
+            *("type", "netdev", "queue", "status", "position", "insert"),
+            *("file", "maxlen", "interval", "bogus"),
+        )
+    ),
+    ("qom-get", {"path": "/objects/d"}),
+    ("qom-get", {"path": "zz", "property": "status"}),
+    ("qom-get", {"path": "", "property": "status"}),
+    ("qom-get", {"path": "n0", "property": "type"}),
+    ("qom-get", {"path": "/machine/peripheral/n0", "property": "mac"}),
+    *changes(("status", "off"), ("status", "off"), ("status", "x"), ("status", True)),
+    *changes(("queue", "tx"), ("queue", "x"), ("queue", 5), ("maxlen", 3), ("maxlen", 0)),
+    *changes(("maxlen", "x"), ("bogus", 1), ("type", "x"), ("file", 5)),
+    *changes(("interval", 5), ("interval", 0), ("status", "off"), path="b"),
+    ("qom-set", {"path": "/objects/d", "property": "status"}),
+    ("qom-set", {"path": "/objects/d", "value": 1}),
+    ("qom-set", {"path": "/objects/zz", "property": "status", "value": "off"}),
+    ("qom-set", {"property": "status", "value": "off"}),
+    *hmp("info network", "object_del", "object_del zz", "object_del d x", "object_del d"),
+    *hmp("object_add", "object_add filter-dump", "object_add filter-dump,id=d"),
+    *hmp("object_add filter-dump,id=d,netdev=u0,file=/dev/null,status=x"),
+    *hmp("object_add filter-dump,id=d,netdev=zz,file=/dev/null"),
+    *hmp("object_add nosuch,id=d", "object_add filter-dump,id=d,netdev=u0,file=/dev/null"),
+    *hmp("object_add filter-dump,id=d,netdev=u0,file=/dev/null", "qom-list"),
+    *hmp("qom-list /objects/zz", "qom-get /objects/d status", "qom-get d maxlen", "qom-get d"),
+    *hmp("qom-get d bogus", "qom-set d status off", "qom-set d status zz", "qom-get d status"),
+    *hmp("qom-set d maxlen 5", "qom-set -j d maxlen 7", "qom-get d maxlen"),
+    *hmp(*(f"help {name}" for name in ("object_add", "object_del", "qom-get", "qom-list"))),
+    *hmp("help qom-set", "help chardev-add", "help chardev-remove"),
+    ("object-del", {}),
+    ("object-del", {"id": 5}),
+    ("object-del", {"id": "zz"}),
+    ("object-del", {"id": "/objects/d"}),
+    ("object-del", {"id": "d"}),
+    ("chardev-add", {}),
+    ("chardev-add", {"id": "c"}),
+    ("chardev-add", {"id": "c", "backend": {}}),
+    ("chardev-add", {"id": "c", "backend": {"type": "nosuch", "data": {}}}),
+    ("chardev-add", {"id": "c", "backend": {"type": "socket"}}),
+    ("chardev-add", {"id": "c", "backend": {"type": "socket", "data": {}}}),
+    socket_chardev("c", {}),
+    socket_chardev("c", {"type": "inet", "data": {}}),
+    socket_chardev("c", {"type": "inet", "data": {"host": "127.0.0.1"}}),
+    socket_chardev("c", {"type": "inet", "data": {"host": "127.0.0.1", "port": 1}}),
+    socket_chardev("c", {"type": "unix", "data": {}}),
+    socket_chardev("c", {"type": "inet", "host": "127.0.0.1", "port": "1"}),
+    socket_chardev("c", {"type": "xx", "data": {}}),
+    socket_chardev("c", NAME, bogus=1),
+    ("object-add", {"qom-type": "filter-mirror", "id": "m", "netdev": "u0"}),
+    ("object-add", {"qom-type": "filter-mirror", "id": "m", "netdev": "u0", "outdev": "c"}),
+    ("object-add", {"qom-type": "filter-redirector", "id": "r", "netdev": "u0"}),
+    (
+        "object-add",
+        {"qom-type": "filter-redirector", "id": "r", "netdev": "u0", "indev": "a", "outdev": "a"},
+    ),
+    ("object-add", {"qom-type": "filter-redirector", "id": "r", "netdev": "u0", "indev": "a"}),
+    ("object-add", {"qom-type": "filter-redirector", "id": "r", "netdev": "u0", "outdev": "a"}),
+    ("chardev-remove", {}),
+    ("chardev-remove", {"id": 3}),
+    ("chardev-remove", {"id": "zz"}),
+    *hmp("chardev-add", "chardev-remove", "chardev-remove zz"),
+]
+
+
+def test_filters_are_added_changed_and_removed_alike(ready: tuple[Peer, Peer]) -> None:
+    for command, arguments in FILTER_REQUESTS:
+        theirs, ours = (peer.ask(command, arguments) for peer in ready)
+        if command == "qom-list" and isinstance(theirs.get("return"), list):
+            theirs, ours = (by_name(each["return"]) for each in (theirs, ours))
+        assert ours == theirs, (command, arguments)
+
+
+def test_filters_go_through_chardevs_alike(ready: tuple[Peer, Peer]) -> None:
+    mirror = {"qom-type": "filter-mirror", "netdev": "u0", "outdev": "c"}
+    redirector = {"qom-type": "filter-redirector", "id": "r", "netdev": "u0", "indev": "c"}
+    for number, peer in enumerate(ready):
+        data = {**NAME["data"], "path": f"vmwire-{peer.process.pid}-{number}"}
+        address = {"type": "unix", "data": data}
+        assert peer.ask(*socket_chardev("c", address, **SERVER)) == {"return": {}}
+    for command, arguments in (
+        socket_chardev("c", NAME, **SERVER),
+        ("object-add", {**mirror, "id": "m"}),
+        ("object-add", {**mirror, "id": "m2"}),
+        ("qom-list", {"path": "/objects/m"}),
+        ("qom-get", {"path": "m", "property": "vnet_hdr_support"}),
+        ("chardev-remove", {"id": "c"}),
+        ("object-del", {"id": "m"}),
+        ("object-add", redirector),
+        ("qom-list", {"path": "/objects/r"}),
+        ("qom-get", {"path": "r", "property": "outdev"}),
+        *hmp("info network"),
+        ("netdev_del", {"id": "u0"}),
+        ("object-del", {"id": "r"}),
+        ("chardev-remove", {"id": "c"}),
+        ("chardev-remove", {"id": "c"}),
+    ):
+        theirs, ours = (peer.ask(command, arguments) for peer in ready)
+        if command == "qom-list":
+            theirs, ours = (by_name(each["return"]) for each in (theirs, ours))
+        assert ours == theirs, (command, arguments)
+
+
 def test_network_and_bus_are_shown_alike(ready: tuple[Peer, Peer]) -> None:
     for peer in ready:
         peer.ask("device_add", {"driver": "e1000", "netdev": "u1", "addr": "6"})

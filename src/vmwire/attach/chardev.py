@@ -62,6 +62,11 @@ class Chardev:
     wait: bool = False
     fd: int = -1
 
+    @property
+    def is_stdio(self) -> bool:
+        """Whether it is standard input and output."""
+        return not self.path and self.fd < 0
+
 
 def read_chardev(text: str) -> tuple[str, Chardev]:
     """The id and meaning of ``-chardev TEXT``; ConfigError."""

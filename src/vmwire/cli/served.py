@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vmwire import catalogue, network, registry
-from vmwire.daemon import worker
 from vmwire.engine.host import FdStore
+from vmwire.filters.dump import path_of_worker
 from vmwire.graph import Kind
 from vmwire.network import Network
 from vmwire.options.table import naming, table_of
@@ -47,11 +47,11 @@ def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
             with naming(_option("object", typed)):
                 filter = _values("object", text)
                 if "file" in filter:
-                    filter["file"] = worker.capture_path(filter["file"], restarts)
+                    filter["file"] = path_of_worker(filter["file"], restarts)
                 network.add_filter(**filter)
         for member, path in config["captures"]:
             with naming(f"--capture {member}={path}"):
-                network.capture(member, worker.capture_path(path, restarts))
+                network.capture(member, path_of_worker(path, restarts))
     except BaseException:
         network.close()
         raise

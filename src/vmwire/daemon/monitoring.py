@@ -38,7 +38,7 @@ def monitor_of(
 
     ``quit`` is for a network that a person serves; one that a VM has ends with the VM.
     """
-    replay(network, job.edits, strict=on_trial)
+    replay(network, job.edits, strict=on_trial, restarts=job.restarts)
 
     def keep(edits: list[Any]) -> None:
         job.edits = edits
@@ -53,10 +53,26 @@ def monitor_of(
         end=end if job.foreground else None,
         extra={each.name: each for each in commands},
         post=post,
-        complete=lambda options: with_socket(network, job, options),
-        journal=Journal(job.edits, keep),
+        complete=lambda options: completed(network, job, options),
+        journal=Journal(job.edits, keep, job.restarts),
     )
     return monitor
+
+
+def completed(network: Network, job: Job, options: Any) -> Any:
+    """What a client wants added, as this process can have it."""
+    if getattr(options, "fd", None) is not None:
+        raise ConfigError("'fd' can't be passed to a network in a process of its own")
+    for key in ("file", "path"):
+        path = getattr(options, key, None)
+        if path is not None and not getattr(options, "abstract", False):
+            _check_absolute(key, path)
+    return with_socket(network, job, options)
+
+
+def _check_absolute(key: str, path: str) -> None:
+    if not os.path.isabs(path):
+        raise ConfigError(f"'{key}' expects a path from the root: this process is in no folder")
 
 
 def with_socket(network: Network, job: Job, options: Any) -> Any:

@@ -35,6 +35,7 @@ from vmwire.daemon.monitoring import monitor_of
 from vmwire.daemon.store import KeptFds, WorkerStore
 from vmwire.engine.host import FdStore, NotNow
 from vmwire.errors import ConfigError
+from vmwire.filters.dump import path_of_worker
 from vmwire.monitor.table import Command, ListType, needs
 from vmwire.network import Network
 from vmwire.options.values import STRING
@@ -74,21 +75,11 @@ def build_network(config: dict[str, Any], store: FdStore, restarts: int) -> Netw
     try:
         network.build(config)
         for member, path in config.get("captures", ()):
-            network.capture(member, capture_path(path, restarts))
+            network.capture(member, path_of_worker(path, restarts))
     except BaseException:
         network.close()
         raise
     return network
-
-
-def capture_path(path: str, restarts: int) -> str:
-    """Where this worker's capture goes: a later one must not write over what the first saw.
-
-    >>> capture_path("/tmp/wire.pcap", 0), capture_path("/tmp/wire.pcap", 2)
-    ('/tmp/wire.pcap', '/tmp/wire.restart2.pcap')
-    """
-    stem, extension = os.path.splitext(path)
-    return f"{stem}.restart{restarts}{extension}" if restarts else path
 
 
 def main(

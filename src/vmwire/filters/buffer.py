@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from vmwire.engine.clock import Timer
 from vmwire.engine.host import Host
@@ -27,10 +28,10 @@ class BufferFilter(Selective):
     """The box."""
 
     OPTIONS = BufferOptions
+    CHANGEABLE = (*Selective.CHANGEABLE, "interval")
 
     def __init__(self, options: BufferOptions, host: Host, make_line: MakeLine) -> None:
-        self.options = options
-        self._interval_s = options.interval / 1e6
+        self.options: BufferOptions = options
         self._loop = host.loop
         self._begin = host.loop.now()
         self._timer: Timer | None = None
@@ -62,10 +63,12 @@ class BufferFilter(Selective):
         if self._leave(out):
             super().resumed(out)
 
-    def set_status(self, status: str) -> None:
-        if status == "off":
-            self._release()
-        super().set_status(status)
+    def change(self, field: str, value: Any) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._release()  # what comes from now on may pass at once
+        super().change(field, value)
 
     def close(self) -> None:
         """Let go what waits, and leave the line."""
@@ -85,8 +88,9 @@ class BufferFilter(Selective):
         }
 
     def _interval_end(self) -> float:
+        interval_s = self.options.interval / 1e6
         since = self._loop.now() - self._begin
-        return self._begin + (math.floor(since / self._interval_s) + 1) * self._interval_s
+        return self._begin + (math.floor(since / interval_s) + 1) * interval_s
 
     def _on_interval_end(self) -> None:
         self._timer = None

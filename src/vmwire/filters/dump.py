@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
@@ -26,9 +26,10 @@ class DumpFilter(Selective, Capture):
     """The box."""
 
     OPTIONS = DumpOptions
+    CHANGEABLE = (*Selective.CHANGEABLE, "maxlen")
 
     def __init__(self, options: DumpOptions, host: Host, make_line: MakeLine) -> None:
-        self.options = options
+        self.options: DumpOptions = options
         further = host.store.on_trial
         super().__init__(
             options.id,
@@ -39,9 +40,25 @@ class DumpFilter(Selective, Capture):
             further,
             MICROSECONDS,
         )
+        self._most = options.maxlen
+        """What the file's header says: no record may be longer."""
+
+    def change(self, field: str, value: Any) -> None:
+        super().change(field, value)
+        self.snap_length = min(self.options.maxlen, self._most)
 
     def sees(self, out: Port) -> bool:
         return self.takes(out) and super().sees(out)
+
+
+def path_of_worker(path: str, restarts: int) -> str:
+    """Where this worker's capture goes: a later one must not write over what the first saw.
+
+    >>> path_of_worker("/tmp/wire.pcap", 0), path_of_worker("/tmp/wire.pcap", 2)
+    ('/tmp/wire.pcap', '/tmp/wire.restart2.pcap')
+    """
+    stem, extension = os.path.splitext(path)
+    return f"{stem}.restart{restarts}{extension}" if restarts else path
 
 
 def open_private(path: str | os.PathLike[str], further: bool) -> BinaryIO:

@@ -11,6 +11,7 @@ of ``indev`` waits here, up to ``MOST_WAITING`` frames.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from vmwire.engine.host import Host
 from vmwire.filters.options import RedirectorOptions
@@ -30,7 +31,7 @@ class RedirectorFilter(Selective):
         self.options = options
         super().__init__(options.id)
         self._lines = {
-            name: make_line(id, options.vnet_hdr_support)
+            name: make_line(id, options.vnet_hdr_support, name[:-3].upper() + " ")
             for name, id in (("indev", options.indev), ("outdev", options.outdev))
             if id is not None
         }
@@ -54,8 +55,8 @@ class RedirectorFilter(Selective):
         for line in self._lines.values():
             line.close()
 
-    def set_status(self, status: str) -> None:
-        super().set_status(status)
+    def change(self, field: str, value: Any) -> None:
+        super().change(field, value)
         self._listen()
         self._on_room()
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any, Protocol
 
 from vmwire.engine.host import Host
 from vmwire.filters.line import Line
@@ -12,14 +12,21 @@ from vmwire.filters.options import FilterOptions
 from vmwire.wire.port import Port
 from vmwire.wire.through import Through
 
-MakeLine = Callable[[str, bool], Line]
-"""Makes a line of a chardev's id, with or without virtio headers; ``ConfigError``."""
+
+class MakeLine(Protocol):
+    """Makes lines."""
+
+    def __call__(self, id: str, with_header: bool, way: str = "") -> Line:
+        """A line of a chardev's id, with or without virtio headers. ``ConfigError``, which names
+        the ``way`` (``IN ``, ``OUT ``) if there is no such chardev."""
 
 
 class Selective(Through):
     """A box that acts on one queue or both while its status is on, and is not there otherwise."""
 
     options: FilterOptions
+    CHANGEABLE: tuple[str, ...] = ("queue", "status")
+    """The options that ``change`` takes."""
 
     def open(self, host: Host) -> None:
         """Begin to look for peers, if there are any; ``ConfigError``."""
@@ -31,7 +38,7 @@ class Selective(Through):
             return False
         return options.queue in ("all", "rx" if out is self.right else "tx")
 
-    def set_status(self, status: str) -> None:
-        """Switch it ``on`` or ``off``."""
-        self.options.status = status
+    def change(self, field: str, value: Any) -> None:
+        """Give one of the ``CHANGEABLE`` options another value, which is right."""
+        setattr(self.options, field, value)
         self.mirror()

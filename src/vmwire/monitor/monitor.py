@@ -14,19 +14,28 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vmwire.errors import ConfigError
-from vmwire.monitor import basics, devices, machine_commands, netdevs
+from vmwire.errors import ConfigError, NotThereError
+from vmwire.monitor import basics, chardevs, devices, machine_commands, netdevs, objects
 from vmwire.monitor.announce import Announcer
 from vmwire.monitor.journal import Journal
 from vmwire.monitor.machine import Machine
-from vmwire.monitor.table import Command, CommandError, merged
+from vmwire.monitor.table import DEVICE_NOT_FOUND, Command, CommandError, merged
 from vmwire.network import Network
 
 DEVICE_DELETED = "DEVICE_DELETED"
 
 EventSink = Callable[[dict[str, Any]], None]
 
-COMMANDS = merged((basics.TABLE, netdevs.TABLE, devices.TABLE, machine_commands.TABLE))
+COMMANDS = merged(
+    (
+        basics.TABLE,
+        netdevs.TABLE,
+        devices.TABLE,
+        objects.TABLE,
+        chardevs.TABLE,
+        machine_commands.TABLE,
+    )
+)
 
 
 def at_once(function: Callable[[], None]) -> None:
@@ -88,6 +97,8 @@ class Monitor:
             raise CommandError(f"The command {name} has not been found", "CommandNotFound")
         try:
             result = command.run(self, **command.read(arguments))
+        except NotThereError as error:
+            raise CommandError(error.message, DEVICE_NOT_FOUND) from error
         except ConfigError as error:
             raise CommandError(error.message) from error
         except OSError as error:

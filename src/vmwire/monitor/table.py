@@ -22,6 +22,7 @@ from vmwire.errors import ConfigError
 from vmwire.options.values import IntType, ValueType, Where
 
 INT = IntType("int64", bits=64)
+DEVICE_NOT_FOUND = "DeviceNotFound"
 
 
 class CommandError(Exception):
@@ -34,7 +35,7 @@ class CommandError(Exception):
 
 def not_found(id: str) -> CommandError:
     """The error for a device or netdev that there isn't."""
-    return CommandError(f"Device '{id}' not found", "DeviceNotFound")
+    return CommandError(f"Device '{id}' not found", DEVICE_NOT_FOUND)
 
 
 @dataclass(slots=True, frozen=True)
@@ -52,6 +53,20 @@ class ListType(ValueType):
             self.element.read_json(Where(f"{where.key}[{index}]"), each)
             for index, each in enumerate(listed)
         ]
+
+
+@dataclass(slots=True, frozen=True)
+class AnyType(ValueType):
+    """Any value; who takes it judges it."""
+
+    name: str = "any"
+    json: str = "value"
+
+    def read_json(self, where: Where, value: Any) -> Any:
+        return value
+
+
+ANY = AnyType()
 
 
 @dataclass(frozen=True, slots=True)
