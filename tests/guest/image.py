@@ -28,6 +28,7 @@ MODULES = (
     *("e1000", "e1000e", "igb", "e100", "8139cp", "8139too", "pcnet32", "ne2k_pci", "vmxnet3"),
     *("tun", "bridge", "8021q", "af_packet", "sch_netem"),
     *("l2tp_eth", "l2tp_ip", "l2tp_ip6", "l2tp_netlink"),
+    *("vhost_net", "9p", "9pnet_virtio"),
 )
 
 

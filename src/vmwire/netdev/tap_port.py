@@ -14,14 +14,17 @@ nothing of a frame whose checksum is still to be done, and cuts superframes only
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
+from vmwire.bus.virtio.handed_on import TakingPort
 from vmwire.engine.loop import Loop
 from vmwire.netdev import tun
 from vmwire.netdev.tap_queue import TapQueue
-from vmwire.wire.frame import Frame, Gso
-from vmwire.wire.port import EVERYTHING, PACKETS_ONLY, Accepts, Port, Room, stats
+from vmwire.wire.frame import HEADER, Frame, Gso
+from vmwire.wire.port import EVERYTHING, PACKETS_ONLY, Accepts, Room, stats
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +41,8 @@ class TapPort:
 
     def __init__(self, name: str) -> None:
         self.queues: list[TapQueue] = []
-        self._header = True
-        self.port = Port(
+        self.has_header = True
+        self.port = TakingPort(
             name,
             _nobody,
             resume=self._resume,
@@ -50,15 +53,56 @@ class TapPort:
 
     def take(self, fds: Sequence[int], loop: Loop, *, header: bool = True) -> None:
         """Take the queues' non-blocking descriptors (``tun.open_tap``), and own them."""
-        self._header = header
+        self.has_header = header
         port = self.port
         self.queues = [TapQueue(fd, port, loop, self._vanished, header=header) for fd in fds]
         first = self.queues[0]
-        port.receive = first.receive
-        port.set_room(Room(first.reserve, first.commit, _nothing))
+        self._receive_by(first)
         port.set_accepts(self._accepts(first.fd))
         self._set_offload()
         port.set_link(True)
+
+    def _receive_by(self, queue: TapQueue) -> None:
+        self.port.receive = queue.receive
+        self.port.set_room(Room(queue.reserve, queue.commit, _nothing))
+
+    # Somebody else at the tap
+
+    def lend(self, pairs: int, header_size: int) -> list[int]:
+        """Have somebody else read and write so many queues, with headers of that size.
+
+        The kernel then uses no others. Returns their descriptors. Raises ``OSError``.
+        """
+        lent, others = self.queues[:pairs], self.queues[pairs:]
+        self.port.set_room(None)
+        self.port.receive = partial(self._receive_aside, bytes(header_size - HEADER.size))
+        for queue in lent:
+            queue.part()
+            if self.has_header:
+                tun.set_header_size(queue.fd, header_size)
+        for queue in others:
+            queue.detach()
+        return [queue.fd for queue in lent]
+
+    def reclaim(self) -> None:
+        """Read and write all queues again. Harmless when nobody has any."""
+        for queue in self.queues:
+            if self.has_header:
+                with suppress(OSError):  # the interface may have been deleted
+                    tun.set_header_size(queue.fd, HEADER.size)
+            queue.rejoin()
+        if self.queues:
+            self._receive_by(self.queues[0])
+
+    def _receive_aside(self, padding: bytes, frames: Sequence[Frame]) -> int:
+        """Write the few frames that don't come from rings: announcements, what a test injects."""
+        for frame in frames:
+            header = (frame.offload.packed, padding) if self.has_header else ()
+            try:
+                os.writev(self.queues[0].fd, (*header, *frame.views))
+            except OSError as error:
+                self.port.drops[f"tap says {error.strerror}"] += 1
+        return len(frames)
 
     def close(self) -> None:
         """Stop watching and close the descriptors. Harmless when called twice."""
@@ -76,12 +120,12 @@ class TapPort:
         return stats(self.port)
 
     def _accepts(self, fd: int) -> Accepts:
-        if not self._header:
+        if not self.has_header:
             return PACKETS_ONLY
         return EVERYTHING if _has_uso(fd) else WITHOUT_USO
 
     def _set_offload(self) -> None:
-        flags = tun.offload_flags(self.port.peer_accepts) if self._header else 0
+        flags = tun.offload_flags(self.port.peer_accepts) if self.has_header else 0
         for queue in self.queues:
             with suppress(OSError):  # the interface may have been deleted
                 tun.set_offload(queue.fd, flags)

@@ -23,9 +23,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import FileIO
 
 from vmwire.engine.loop import READ, WRITE, Loop
+from vmwire.netdev import tun
 from vmwire.wire.frame import HEADER, MAX_FRAME, NO_OFFLOAD, Frame, Offload, View
 from vmwire.wire.port import Port
 
@@ -89,6 +91,8 @@ class TapQueue:
         self._unsent = 0
         """Bytes of a committed reservation that the tap had no room for."""
         self._events = 0
+        self._elsewhere = False
+        self._detached = False
         loop.watch(fd, 0, self._on_ready)
         self._watch(READ)
 
@@ -99,12 +103,44 @@ class TapQueue:
         os.close(self.fd)
         self.fd = -1
 
+    def part(self) -> None:
+        """Keep away from the tap until ``rejoin``: somebody else reads and writes it.
+
+        Whether it is there is still watched.
+        """
+        self._watch(0)
+        self._elsewhere = True
+        self._refused = []
+
+    def detach(self) -> None:
+        """Have the kernel use other queues until ``rejoin``, and keep away from this one."""
+        self._elsewhere = self._detached = True
+        self._refused = []
+        self._loop.unwatch(self.fd)  # the kernel calls it broken
+        tun.set_attached(self.fd, False)
+
+    def rejoin(self) -> None:
+        """Read and write the tap again."""
+        if not self._elsewhere:
+            return
+        self._elsewhere = False
+        if self._detached:
+            self._detached = False
+            with suppress(OSError):  # the interface may have been deleted
+                tun.set_attached(self.fd, True)
+            self._loop.watch(self.fd, 0, self._on_ready)
+            self._events = 0
+        self._watch(READ | (WRITE if self._unsent else 0))
+
     def _watch(self, events: int) -> None:
-        if events != self._events and self.fd >= 0:
+        if events != self._events and self.fd >= 0 and not self._elsewhere:
             self._events = events
             self._loop.change(self.fd, events)
 
     def _on_ready(self, events: int) -> None:
+        if self._elsewhere:  # nothing is asked for, so this is the end
+            self._on_gone(OSError(errno.ENODEV, os.strerror(errno.ENODEV)))
+            return
         if events & WRITE:
             self._on_writable()
         if events & ~WRITE:

@@ -26,11 +26,14 @@ TUNGETIFF = 0x800454D2
 TUNSETOFFLOAD = 0x400454D0
 TUNSETSNDBUF = 0x400454D4
 TUNSETVNETHDRSZ = 0x400454D8
+TUNSETQUEUE = 0x400454D9
 TUNSETVNETLE = 0x400454DC
 TUNSETCARRIER = 0x400454E2
 
 IFF_TAP = 0x0002
 IFF_MULTI_QUEUE = 0x0100
+IFF_ATTACH_QUEUE = 0x0200
+IFF_DETACH_QUEUE = 0x0400
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
 
@@ -87,8 +90,18 @@ def adopt(fd: int) -> tuple[str, bool]:
 
 
 def _set_header(fd: int) -> None:
-    ioctl(fd, TUNSETVNETHDRSZ, array("i", [HEADER.size]))
+    set_header_size(fd, HEADER.size)
     ioctl(fd, TUNSETVNETLE, array("i", [1]))
+
+
+def set_header_size(fd: int, size: int) -> None:
+    """Say how long the net header is: 10 bytes, or 12 with a count of buffers at its end."""
+    ioctl(fd, TUNSETVNETHDRSZ, array("i", [size]))
+
+
+def set_attached(fd: int, attached: bool) -> None:
+    """Have the kernel steer frames to this queue of several, or not."""
+    ioctl(fd, TUNSETQUEUE, IFREQ.pack(b"", IFF_ATTACH_QUEUE if attached else IFF_DETACH_QUEUE))
 
 
 def set_carrier(fd: int, up: bool) -> None:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from vmwire.bus.virtio.features import VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF
 from vmwire.bus.virtio.vhost_user import RegionInfo, RingAddresses
 from vmwire.wire.port import Port
 
@@ -79,6 +80,11 @@ class Handed:
     def pairs(self) -> int:
         """How many pairs of rings there are."""
         return len(self.rings) // 2
+
+    @property
+    def header_size(self) -> int:
+        """Bytes of net header in front of each frame (virtio 1.2, section 5.1.6)."""
+        return 12 if self.features & (VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF) else 10
 
     def here(self, address: int, length: int) -> int:
         """Where ``length`` bytes at the machine's own ``address`` are in this process.
