@@ -9,6 +9,8 @@ import socket
 
 import pytest
 from tests.netdev.sockets import Bed, free_port
+from tests.wire.boxes import End
+from tests.wire.packets import superframe_tcp4
 
 from vmwire import catalogue
 from vmwire.errors import ConfigError
@@ -46,6 +48,11 @@ HEADERS = {
         "txsession=1,rxsession=2,pincounter=on",
         ["0003000000000001"] * 3,
         "0003000000000002",
+    ),
+    "long cookies, too": (  # whatever is said, as in QEMU
+        LONG_COOKIES.replace("=on", "=off"),
+        ["0003000000000001b1b2b3b4b5b6b7b8"] * 3,
+        "0003000000000002a1a2a3a4a5a6a7a8",
     ),
     "offset": (
         "txsession=1,rxsession=2,offset=4",
@@ -140,15 +147,76 @@ def test_sessions_are_each_others_by_default(bed: Bed) -> None:
     tunnel.peer.close()
 
 
-def test_two_of_them_are_a_tunnel(bed: Bed) -> None:
+def two(bed: Bed, options: str) -> tuple[End, End]:
+    """Both ends of a tunnel through the loopback."""
     a, b = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_DGRAM)
-    start = f"{BASE},udp=on,cookie64=on,counter=on,offset=3"
+    start = f"{BASE},{options}"
+    ports = [f",srcport={a},dstport={b}", f",srcport={b},dstport={a}"]
     _, left = bed.add(
-        f"l2tpv3,id=a,{start},srcport={a},dstport={b},txsession=1,rxsession=2,txcookie=3,rxcookie=4"
+        f"l2tpv3,id=a,{start}{ports[0]},txsession=1,rxsession=2,txcookie=3,rxcookie=4"
     )
     _, right = bed.add(
-        f"l2tpv3,id=b,{start},srcport={b},dstport={a},txsession=2,rxsession=1,txcookie=4,rxcookie=3"
+        f"l2tpv3,id=b,{start}{ports[1]},txsession=2,rxsession=1,txcookie=4,rxcookie=3"
     )
+    return left, right
+
+
+ENCAPSULATIONS = pytest.mark.parametrize(
+    "encapsulation",
+    [
+        "udp=on",
+        pytest.param(
+            "udp=off",
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="sockets of IP itself take root"),
+        ),
+    ],
+)
+
+
+@ENCAPSULATIONS
+def test_superframes_are_cut_until_both_ends_know_each_other_and_whole_from_then_on(
+    bed: Bed, encapsulation: str
+) -> None:
+    left, right = two(bed, encapsulation)
+    superframe = superframe_tcp4(bytes(14480), 1448)
+    left.port.send([superframe])
+    bed.until(lambda: len(right.got) == 10)
+    right.got.clear()
+    for _ in range(5):
+        left.port.send([superframe])
+    bed.until(lambda: len(right.got) == 50 and left.port.peer.accepts.gso)
+    right.got.clear()
+    left.port.send([superframe])
+    bed.until(lambda: right.got)
+    assert right.got[0].length == superframe.length
+    left.port.send([superframe_tcp4(bytes(65000), 1448)])  # longer than a packet
+    bed.until(lambda: len(right.got) == 2)
+    left.port.send([Frame.of(FRAME)] * 9)
+    bed.until(lambda: right.data[2:] == [FRAME] * 9)
+
+
+def test_a_peer_that_comes_later_and_again_is_found(bed: Bed) -> None:
+    tunnel = Tunnel(bed, COOKIES)
+    where = tunnel.peer.getsockname()
+    for _ in range(2):
+        tunnel.peer.close()
+        for _ in range(3):
+            tunnel.end.port.send([Frame.of(FRAME)] * 2)
+            bed.loop.turn(0.01)
+        assert sum(tunnel.netdev.port.drops.values()) > 0
+        tunnel.netdev.port.drops.clear()
+        tunnel.peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        tunnel.peer.bind(where)
+        tunnel.peer.settimeout(5)
+        tunnel.end.port.send([Frame.of(FRAME)])
+        assert tunnel.peer.recv(2000).endswith(FRAME)
+    tunnel.say(GOOD + FRAME)
+    assert tunnel.heard() == [FRAME]
+    tunnel.peer.close()
+
+
+def test_two_of_them_are_a_tunnel(bed: Bed) -> None:
+    left, right = two(bed, "udp=on,cookie64=on,counter=on,offset=3")
     left.port.send([Frame.of(bytes([n]) * 1514) for n in range(50)])
     bed.until(lambda: len(right.got) == 50)
     right.port.send([Frame.of(FRAME)])

@@ -34,6 +34,7 @@ from typing import Any, Protocol
 
 from vmwire.engine.host import Host
 from vmwire.engine.loop import ERROR, READ, WRITE
+from vmwire.netdev.datagram_batches import Intake
 from vmwire.netdev.queues import enlarge
 from vmwire.netdev.superframes import (
     FIRST_BYTE,
@@ -154,7 +155,9 @@ class Wire:
 
     ``ends`` are (mine, theirs) where superframes may go whole. ``own_address`` is what our own
     frames come back from (multicast). ``unwrap`` finds the frame in a datagram that holds more, or
-    says why there is none.
+    says why there is none. ``intake`` reads many datagrams at once. ``send_many(frames, start)``
+    sends one or more plain frames from ``start`` on and returns how many; it isn't asked for the
+    last.
     """
 
     socket: socket.socket
@@ -165,6 +168,8 @@ class Wire:
     own_address: Any = None
     farewell: Callable[[], None] = _nothing
     unwrap: Callable[[View], View | str] | None = None
+    intake: Intake | None = None
+    send_many: Callable[[Sequence[Frame], int], int] | None = None
 
 
 class DatagramLine:
@@ -182,10 +187,12 @@ class DatagramLine:
         wire = self._wire = self._make(host)
         self._loop = host.loop
         self._sender = wire.sender
+        self._unwrap = wire.unwrap
         finished = Accepts(largest=wire.largest)
         self._peer = Acquaintance(self.port, self._say, now=host.loop.now, finished=finished)
         self._peer.reset(wire.ends)
-        self._slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(BATCH_FRAMES)]
+        if wire.intake is None:
+            self._slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(BATCH_FRAMES)]
         self._events = 0
         for sock in (wire.socket, wire.sender.socket):
             sock.setblocking(False)
@@ -272,9 +279,11 @@ class DatagramLine:
 
     def _fill(self, wire: Wire, frames: list[Frame]) -> tuple[int, bool]:
         """Read a batch into ``frames``; return its bytes, and whether there may be more."""
+        if wire.intake is not None:
+            return self._fill_at_once(wire.intake, frames)
         size = 0
         receive, own = wire.socket.recvfrom_into, wire.own_address
-        receive_into, unwrap = wire.socket.recv_into, wire.unwrap
+        receive_into = wire.socket.recv_into
         source = None
         for slot in self._slots:
             try:
@@ -288,21 +297,31 @@ class DatagramLine:
                 self.port.drops[f"peer: {error.strerror}"] += 1
                 continue
             size += length
-            if length == 0:
-                self.port.drops["empty frame"] += 1
-            elif own is not None and source == own:
+            if own is not None and source == own:
                 self.port.drops["own frame"] += 1
-            elif unwrap is not None:
-                self._unwrapped(unwrap(slot[:length]), frames)
-            elif slot[0] == FIRST_BYTE and slot[:SIGNED] == SIGNATURE:
-                self._peer.open(slot[:length], frames)
             else:
-                frames.append(Frame((slot[:length],), length))
+                self._take(slot[:length], frames)
         return size, True
 
-    def _unwrapped(self, found: View | str, frames: list[Frame]) -> None:
+    def _fill_at_once(self, intake: Intake, frames: list[Frame]) -> tuple[int, bool]:
+        try:
+            datagrams, more = intake.read()
+        except OSError as error:
+            self.port.drops[f"peer: {error.strerror}"] += 1
+            return 0, True
+        for datagram in datagrams:
+            self._take(datagram, frames)
+        return sum(map(len, datagrams)), more
+
+    def _take(self, datagram: View, frames: list[Frame]) -> None:
+        """Add what is in a datagram to ``frames``."""
+        found = self._unwrap(datagram) if self._unwrap and datagram else datagram
         if isinstance(found, str):
             self.port.drops[found] += 1
+        elif not found:
+            self.port.drops["empty frame"] += 1
+        elif found[0] == FIRST_BYTE and found[:SIGNED] == SIGNATURE:
+            self._peer.open(found, frames)
         else:
             frames.append(Frame((found,), len(found)))
 
@@ -321,6 +340,7 @@ class DatagramLine:
             return len(frames)
         if self._waiting:
             return 0
+        send_many = self._wire.send_many
         taken = 0
         while taken < len(frames) and not self._waiting:
             frame = frames[taken]
@@ -329,7 +349,10 @@ class DatagramLine:
                 if together > 1:
                     self._sender.send(bundled(frames[taken : taken + together]))
                 elif frame.offload.plain:
-                    self._sender.send(frame.views)
+                    if send_many is None or taken + 1 == len(frames):
+                        self._sender.send(frame.views)
+                    else:
+                        together = send_many(frames, taken)
                 else:
                     self._send_whole(frame)
             except BlockingIOError:

@@ -9,7 +9,8 @@ A datagram is a header and a frame (section 4.1). All numbers are big-endian:
 
     0x00030000      4 bytes, in UDP only: flags (T is clear: data) and version
     session         4 bytes, of the receiver's choosing
-    cookie          0, 4 or 8 bytes that a blind sender would have to guess
+    cookie          0, 4 or 8 bytes that a blind sender would have to guess: 8 if cookie64= is
+                    given, be it on or off (as in QEMU, or its ends couldn't talk to ours)
     counter         4 bytes, with counter=on; always 0 with pincounter=on
     offset          so many zeros
 
@@ -18,17 +19,23 @@ Linux's pseudowires have four bytes of their own behind the cookie, unless they 
 
 Session and cookie of what arrives must be right; its counter is not looked at, so frames that
 overtook each other arrive as they come. Datagrams of others than ``dst`` are dropped by the kernel;
-``strangers=on`` lets them in, as QEMU does. (In QEMU ``cookie64=off`` means 64 bits, too.)
+``strangers=on`` lets them in, as QEMU does.
+
+Many datagrams go and come by one call (``netdev/datagram_batches.py``). Between two vmwires of one
+machine superframes go whole.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
+from vmwire.netdev import mmsg
 from vmwire.netdev.addresses import Place, look_up
+from vmwire.netdev.datagram_batches import Intake, Messages, Segments
 from vmwire.netdev.datagram_line import (
     UDP_LARGEST,
     Connected,
@@ -38,6 +45,7 @@ from vmwire.netdev.datagram_line import (
     ToAddress,
     Wire,
 )
+from vmwire.netdev.stream_line import name_of
 from vmwire.options.table import option, record
 from vmwire.options.values import BOOL, IDENTIFIER, STRING, UINT32, UINT64
 from vmwire.wire.frame import View
@@ -62,7 +70,9 @@ class L2tpv3Options:
     dstport: str | None = option(STRING, help="the peer's UDP port")
     ipv6: bool = option(BOOL, default=False, help="on/off, over IPv6")
     udp: bool = option(BOOL, default=False, help="on/off, in UDP and not in IP itself")
-    cookie64: bool = option(BOOL, default=False, help="on/off, cookies have 64 bits and not 32")
+    cookie64: bool | None = option(
+        BOOL, help="if given, on or off: cookies have 64 bits and not 32"
+    )
     counter: bool = option(BOOL, default=False, help="on/off, a counter in each header")
     pincounter: bool = option(BOOL, default=False, help="on/off, the counter is always 0")
     txcookie: int | None = option(UINT64, help="cookie that the peer expects")
@@ -83,7 +93,7 @@ class L2tpv3Options:
             raise ConfigError(f"offset must be less than {OFFSETS} bytes")
         for name in ("txcookie", "rxcookie"):
             cookie = getattr(self, name)
-            if cookie is not None and not self.cookie64 and cookie >> 32:
+            if cookie is not None and self.cookie64 is None and cookie >> 32:
                 raise ConfigError(f"{name} has more than 32 bits: that needs cookie64=on")
 
 
@@ -97,10 +107,11 @@ class Header:
         self._pinned = options.pincounter
         self._count = 0
         session = options.txsession if options.rxsession is None else options.rxsession
-        width = 8 if options.cookie64 else 4
+        width = 4 if options.cookie64 is None else 8
         self._sent = self._key(options.txsession, options.txcookie, width)
         self._expected = self._key(session, options.rxcookie, width)
         self._fixed = self._start + self._sent + self._tail
+        self._key_at = len(self._start)
         self._in_udp = options.udp
         # Behind its own header an IPv4 socket of a raw protocol has the packet's.
         self._has_packet = not options.udp and not options.ipv6
@@ -111,29 +122,29 @@ class Header:
         end = b"" if cookie is None else cookie.to_bytes(width, "big")
         return session.to_bytes(4, "big") + end
 
-    def next(self) -> bytes:
-        """The header of the next frame that is sent."""
+    def ahead(self, count: int) -> Sequence[bytes]:
+        """The headers of the next frames."""
         if not self._counts:
-            return self._fixed
-        if not self._pinned:
-            self._count = self._count + 1 & 0xFFFFFFFF
-        return self._start + self._sent + self._count.to_bytes(4, "big") + self._tail
+            return [self._fixed] * count
+        start, tail, first = self._start + self._sent, self._tail, self._count + 1
+        numbers = [0] * count if self._pinned else range(first, first + count)
+        return [start + (n & 0xFFFFFFFF).to_bytes(4, "big") + tail for n in numbers]
+
+    def passed(self, count: int) -> None:
+        """So many were sent."""
+        self._count = self._count + count & 0xFFFFFFFF
 
     def frame_of(self, datagram: View) -> View | str:
         """The frame in what arrived, or why there is none."""
-        at = 0
-        if self._has_packet:
-            at = (datagram[0] & 0xF) * 4
-        begin = at + len(self._start)
+        at = (datagram[0] & 0xF) * 4 if self._has_packet else 0
+        begin, expected = at + self._key_at, self._expected
         if len(datagram) <= at + self.length:
             return "too short"
         if self._in_udp and datagram[at] & CONTROL:
             return "control message"
-        key = bytes(datagram[begin : begin + len(self._expected)])
-        if key[:4] != self._expected[:4]:
-            return "wrong session"
-        if key != self._expected:
-            return "wrong cookie"
+        if datagram[begin : begin + len(expected)] != expected:
+            right_session = datagram[begin : begin + 4] == expected[:4]
+            return "wrong cookie" if right_session else "wrong session"
         return datagram[at + self.length :]
 
 
@@ -147,7 +158,8 @@ class ThroughTunnel:
         self._header = header
 
     def send(self, parts: Parts) -> None:
-        self._sender.send([self._header.next(), *parts])
+        self._sender.send([*self._header.ahead(1), *parts])
+        self._header.passed(1)
 
 
 class L2tpv3Netdev(DatagramLine):
@@ -175,7 +187,24 @@ class L2tpv3Netdev(DatagramLine):
         sender = ToAddress(sock, there.address) if options.strangers else Connected(sock)
         largest = (UDP_LARGEST if options.udp else IP_LARGEST) - header.length
         tunnel = ThroughTunnel(sender, header)
-        return Wire(sock, tunnel, "l2tpv3: connected", largest, unwrap=header.frame_of)
+        wire = Wire(sock, tunnel, "l2tpv3: connected", largest, unwrap=header.frame_of)
+        if mmsg.POSSIBLE:
+            wire.intake = Intake(sock)
+            if not options.strangers:
+                wire.send_many = (Segments if options.udp else Messages)(sock, header).send
+        if not options.strangers and _is_of_this_machine(there):
+            wire.ends = self._ends(sock, there)
+        return wire
+
+    def _ends(self, sock: socket.socket, peer: Place) -> tuple[str, str]:
+        """What the two ends are called: addresses alone may be shared by several tunnels."""
+        options = self._options
+        mine = options.txsession if options.rxsession is None else options.rxsession
+        here, there = (
+            name_of(address) if options.udp else str(address[0])
+            for address in (sock.getsockname(), peer.address)
+        )
+        return f"{here} {mine}", f"{there} {options.txsession}"
 
     def _place(self, name: str, host: str, port: str | None) -> Place:
         options = self._options
@@ -198,3 +227,13 @@ class L2tpv3Netdev(DatagramLine):
         except OSError as error:
             hint = "" if options.udp else " (without udp=on it takes CAP_NET_RAW)"
             raise ConfigError(f"socket creation failed: {error.strerror}{hint}") from None
+
+
+def _is_of_this_machine(place: Place) -> bool:
+    """Whether an address is one of ours: a socket can be bound to it."""
+    with socket.socket(place.family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((place.address[0], 0, *place.address[2:]))
+        except OSError:
+            return False
+    return True

@@ -16,21 +16,25 @@ What is read lies in the reader's memory until the next read.
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import mmap
-import os
 import socket
 import sys
 from array import array
 from collections.abc import Sequence
-from struct import Struct, calcsize
 from typing import NamedTuple, Protocol
 
+from vmwire.netdev import mmsg
+from vmwire.netdev.mmsg import (
+    CONTROL_HEADER,
+    CONTROL_LENGTH_WORD,
+    LENGTH_WORD,
+    MMSGHDR,
+    SOL_UDP,
+    UDP_GRO,
+    WORDS,
+)
 from vmwire.wire.frame import View
 
-SOL_UDP = 17
-UDP_GRO = 104
 IP_PKTINFO = 8
 
 MAX_SEGMENTS = 64
@@ -51,15 +55,6 @@ STEADY = 8
 """So many equal datagrams in one call are a stream that is worth an own stride."""
 
 CONTROL = 64
-CONTROL_HEADER = Struct("=QII")
-"""struct cmsghdr of 64-bit machines: length, level, type."""
-MMSGHDR = Struct("=QI4xQQQQI4xI4x")
-"""struct mmsghdr: name and its length, vectors and their number, control and its length, flags,
-bytes received."""
-assert MMSGHDR.size == 64
-WORDS = MMSGHDR.size // 4
-CONTROL_LENGTH_WORD = 10
-LENGTH_WORD = 14
 NAME = 16
 
 MAX_LAYOUTS = 64
@@ -90,9 +85,7 @@ class Reader(Protocol):
 
 def reader() -> Reader:
     """Return the best reader for this machine."""
-    if sys.byteorder == "little" and calcsize("P") == 8 and sys.platform == "linux":
-        return BatchReader()
-    return PlainReader()
+    return BatchReader() if mmsg.POSSIBLE else PlainReader()
 
 
 def ask_for_runs(sock: socket.socket) -> None:
@@ -112,26 +105,22 @@ class BatchReader:
     """Reads by ``recvmmsg`` through ctypes."""
 
     def __init__(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._recvmmsg = libc.recvmmsg
-        self._recvmmsg.argtypes = (
-            ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p,
-        )  # fmt: skip
+        self._recvmmsg = mmsg.receiver()
         memory = mmap.mmap(-1, FRONT + ARENA + MESSAGES * SPILL)
         self._memory = memoryview(memory)
-        self._base = _address(memory)
+        self._base = mmsg.address(memory)
         self._names = bytearray(MESSAGES * NAME)
         self._controls = bytearray(MESSAGES * CONTROL)
         self._vectors = bytearray(MESSAGES * 32)
         self._headers = bytearray(self._make_headers())
-        self._headers_at = _address(self._headers)
+        self._headers_at = mmsg.address(self._headers)
         self._clean = bytes(self._headers)
         self._words = memoryview(self._headers).cast("I")
         self._layouts: dict[int, bytes] = {}
         self._stride = 0
 
     def _make_headers(self) -> bytes:
-        names, vectors, controls = map(_address, (self._names, self._vectors, self._controls))
+        names, vectors, controls = map(mmsg.address, (self._names, self._vectors, self._controls))
         return b"".join(
             MMSGHDR.pack(
                 names + i * NAME, NAME, vectors + i * 32, 2, controls + i * CONTROL, CONTROL, 0, 0
@@ -144,14 +133,9 @@ class BatchReader:
         if stride != self._stride:
             self._lay_out(stride)
         limit = min(MESSAGES, ARENA // stride)
-        count = self._recvmmsg(
-            sock.fileno(), self._headers_at, limit, socket.MSG_DONTWAIT, None
-        )  # fmt: skip
-        if count <= 0:
-            number = ctypes.get_errno()
-            if number in (errno.EAGAIN, errno.EINTR):
-                return (), stride
-            raise OSError(number, os.strerror(number))
+        count = self._recvmmsg(sock, self._headers_at, limit)
+        if not count:
+            return (), stride
         words = self._words
         lengths = words[LENGTH_WORD : WORDS * count : WORDS].tolist()
         controls = words[CONTROL_LENGTH_WORD : WORDS * count : WORDS].tolist()
@@ -289,8 +273,3 @@ def _next_stride(stride: int, lengths: list[int]) -> int:
     if longest > stride:
         return min(-(-longest // FIRST_STRIDE) * FIRST_STRIDE, SPILL)
     return stride
-
-
-def _address(buffer: bytearray | mmap.mmap) -> int:
-    """Return where a buffer lies. Whoever asks keeps the buffer, at its size."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))

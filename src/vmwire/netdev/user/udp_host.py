@@ -16,18 +16,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 
+from vmwire.netdev.mmsg import SOL_UDP, UDP_SEGMENT
 from vmwire.netdev.user.datagram_reader import (
     FIRST_STRIDE,
     IP_PKTINFO,
     MAX_RUN,
     MAX_SEGMENTS,
-    SOL_UDP,
     ask_for_runs,
 )
 from vmwire.netdev.user.host_errors import HostError, ask_for_errors, read_errors
 from vmwire.wire.frame import View
-
-UDP_SEGMENT = 103
 
 PACKET_INFO = Struct("=I4s4s")
 SEGMENT_SIZE = Struct("=H")
