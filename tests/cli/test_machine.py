@@ -214,7 +214,8 @@ def test_what_cannot_be_had_is_said_by_its_name(words: str, text: str) -> None:
 def test_sigterm_ends_it_though_nobody_reads_its_answers() -> None:
     words = [*VMWIRE, "-machine", "pc", "-qmp", "stdio"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as machine:
-        assert machine.stdin is not None
+        assert machine.stdin is not None and machine.stdout is not None
+        assert b"QMP" in machine.stdout.readline()
         os.set_blocking(machine.stdin.fileno(), False)
         asked = b'{"execute": "query-commands"}\n' * 200
         with contextlib.suppress(BlockingIOError):
@@ -249,17 +250,25 @@ def test_a_list_of_commands_on_standard_input_is_carried_out() -> None:
 # --- filters
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(("queue", "heard"), [("tx", True), ("rx", False)])
-def test_a_mirror_hears_what_comes_to_the_card(tmp_path: Path, queue: str, heard: bool) -> None:
+def test_a_mirror_hears_what_comes_to_the_card(
+    tmp_path: Path, queue: str, heard: bool, late: bool
+) -> None:
     wire, cards_end = socket.socketpair()
     peer, mirrors_end = socket.socketpair()
     options = [
         *("-netdev", f"socket,id=n,fd={cards_end.fileno()}", "-device", CARD),
         *("-chardev", f"socket,id=c,fd={mirrors_end.fileno()}"),
-        *("-object", f"filter-mirror,id=f0,netdev=n,queue={queue},outdev=c"),
     ]
+    mirror = {"id": "f0", "netdev": "n", "queue": queue, "outdev": "c"}
+    if not late:
+        text = ",".join(f"{key}={value}" for key, value in mirror.items())
+        options += ["-object", f"filter-mirror,{text}"]
     fds = (cards_end.fileno(), mirrors_end.fileno())
-    with Harness(VMWIRE, options, tmp_path, pass_fds=fds):
+    with Harness(VMWIRE, options, tmp_path, pass_fds=fds) as pc:
+        if late:
+            assert pc.qmp("object-add", {"qom-type": "filter-mirror", **mirror}) == {}
         frame = struct.pack("!I", 60) + b"\xff" * 60
         wire.sendall(frame)
         peer.settimeout(10 if heard else 0.5)
@@ -275,7 +284,7 @@ def test_a_mirror_hears_what_comes_to_the_card(tmp_path: Path, queue: str, heard
 @pytest.mark.parametrize(("words", "message"), [
     ("-object filter-mirror,id=f,netdev=n,outdev=c", "Device 'c' not found"),
     ("-qmp chardev:c -chardev socket,id=c,path=/c -object filter-mirror,id=f,netdev=n,outdev=c",
-     "Device 'c' is in use"),
+     "chardev 'c' is already in use"),
     ("-object filter-dump,id=f,netdev=m,file=/f", "expects a network backend id"),
 ])  # fmt: skip
 def test_a_filter_that_can_not_be_had_is_told(words: str, message: str) -> None:

@@ -154,7 +154,7 @@ def test_a_dump_goes_on_beside_what_it_wrote_before(life: Life, tmp_path: Path) 
 
 
 def test_a_dump_of_a_later_worker_has_its_name(life: Life, tmp_path: Path) -> None:
-    edits = [["filter", f"filter-dump,id=d,netdev=u,file={tmp_path}/d.pcap", ["d"], 3]]
+    edits: list[Any] = [["filter", f"filter-dump,id=d,netdev=u,file={tmp_path}/d.pcap", ["d"], 3]]
     replay(life.network, edits, strict=True, restarts=3)
     assert life.network.filters["d"].options.file == f"{tmp_path}/d.pcap"
 
@@ -169,7 +169,7 @@ def test_pulled_cable_stays_pulled_and_is_noted_once(life: Life) -> None:
 
 
 def test_what_can_not_be_done_again_is_left_out_or_refused(life: Life) -> None:
-    edits = [["remove", "netdev", "gone"], ["link", "n", False]]
+    edits: list[Any] = [["remove", "netdev", "gone"], ["link", "n", False]]
     with pytest.raises(ConfigError):
         replay(life.network, edits, strict=True)
     replay(life.network, edits, strict=False)

@@ -242,7 +242,8 @@ def build(asked: CommandLine, machine: Headless) -> None:
 
 
 def add_networks(asked: CommandLine, network: Network) -> None:
-    """All netdevs, cards and filters, in QEMU's order."""
+    """All chardevs, netdevs, cards and filters, in QEMU's order."""
+    _add_chardevs(asked, network)
     old = modern(networks(asked), asked.nics, asked.netdevs, NIC_MODEL, catalogue.nic_models())
     for each in [*_typed("netdev", asked.netdevs), *old.netdevs]:
         with naming(each.typed):
@@ -252,7 +253,7 @@ def add_networks(asked: CommandLine, network: Network) -> None:
             network.add(_record("device", each))
     for each in [*old.objects, *_typed("object", asked.objects)]:
         with naming(each.typed):
-            _add_filter(asked, network, _record("object", each))
+            network.add(_record("object", each))
     for warning in old.warnings:
         print(f"vmwire: warning: {warning}", file=sys.stderr)
 
@@ -271,14 +272,15 @@ def _record(kind: str, asked: Asked) -> Any:
     return catalogue.record_of(kind, parse(asked.text, KINDS[kind].selector))
 
 
-def _add_filter(asked: CommandLine, network: Network, options: Any) -> None:
-    """Put a filter before its netdev, and give it the chardevs that it names."""
-    for id in options.chardevs():
-        if id in (asked.qtest, *asked.monitors):
-            raise ConfigError(f"Device '{id}' is in use")
-        if id in asked.chardev_texts and id not in network.objects.chardevs:
-            network.add(catalogue.parse("chardev", asked.chardev_texts[id]))
-    network.add(options)
+def _add_chardevs(asked: CommandLine, network: Network) -> None:
+    """Keep for filters what neither a monitor nor a harness uses."""
+    users = (asked.qtest, *asked.monitors)
+    for id, text in asked.chardev_texts.items():
+        if id in users or asked.chardevs[id].is_stdio:
+            network.objects.taken.add(id)
+        else:
+            with naming(f"-chardev {text}"):
+                network.add(catalogue.parse("chardev", text))
 
 
 class MonitorClient:
