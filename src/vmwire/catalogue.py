@@ -36,6 +36,7 @@ MODULES = {
         "l2tpv3": "vmwire.netdev.l2tpv3",
         "vde": "vmwire.netdev.vde",
         "bridge": "vmwire.netdev.bridge",
+        "vhost-user": "vmwire.netdev.vhost_user",
     },
     "device": {
         "e1000": "vmwire.nic.pci_options",
@@ -54,7 +55,7 @@ MODULES = {
         "filter-redirector": "vmwire.filters.options",
     },
     "chardev": {
-        "socket": "vmwire.filters.chardev",
+        "socket": "vmwire.netdev.chardev",
     },
 }
 TITLES = {
@@ -67,7 +68,7 @@ ALIASES = {"e1000-82540em": "e1000", "virtio-net": "virtio-net-pci"}
 
 NETDEVS_OF_LATER = (
     "af-xdp", "netmap", "nic", "none",
-    "vhost-user", "vhost-vdpa", "vmnet-bridged", "vmnet-host", "vmnet-shared",
+    "vhost-vdpa", "vmnet-bridged", "vmnet-host", "vmnet-shared",
 )  # fmt: skip
 NICS_OF_LATER = (
     "i82550", "i82551", "i82557a", "i82557b", "i82557c", "i82558a", "i82558b", "i82559a",

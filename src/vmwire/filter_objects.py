@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""Filters by QEMU's options, and the chardevs that they use: ``-object filter-…``, ``-chardev``.
+"""Filters by QEMU's options, and chardevs for them and for netdevs: ``-object``, ``-chardev``.
 
 Everything here runs in the engine's thread; ``Network`` has the verbs for others.
 """
@@ -14,12 +14,13 @@ from typing import Any
 from vmwire import catalogue, registry
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError, NotThereError
-from vmwire.filters.chardev import SocketChardevOptions
 from vmwire.filters.line import Line
 from vmwire.filters.options import FilterOptions
 from vmwire.filters.selective import Selective
 from vmwire.graph import Filter, Member
+from vmwire.netdev.chardev import SocketChardevOptions
 from vmwire.options.table import table_of
+from vmwire.registry import HasChardevs
 
 Values = Mapping[str, Any]
 
@@ -32,20 +33,21 @@ class FilterObjects:
     ) -> None:
         self.chardevs: dict[str, SocketChardevOptions] = {}
         self.taken: set[str] = set()
-        """Ids of chardevs that are not for filters."""
+        """Ids of chardevs that are not for the network."""
         self._host = host
         self._netdevs = netdevs
         self._filters = filters
 
     def add_chardev(self, backend: str, values: Values) -> None:
-        """Keep a chardev for the filter that will use it."""
+        """Keep a chardev for the filter or netdev that will use it."""
         options = catalogue.find("chardev", backend).from_kwargs(**values)
         if options.id in self.chardevs or options.id in self.taken:
             raise ConfigError(f"Duplicate ID '{options.id}' for chardev")
+        options.source()  # says what a network can't have
         self.chardevs[options.id] = options
 
     def remove_chardev(self, id: str) -> None:
-        """Forget a chardev that no filter uses."""
+        """Forget a chardev that nobody uses."""
         if self.is_used(id):
             raise ConfigError(f"Chardev '{id}' is busy")
         if id not in self.chardevs:
@@ -54,9 +56,18 @@ class FilterObjects:
 
     def is_used(self, id: str) -> bool:
         """Whether somebody has this chardev."""
+        users: list[Filter | Member] = [*self._filters.values(), *self._netdevs.values()]
         return id in self.taken or any(
-            id in each.options.chardevs() for each in self._filters.values() if each.options
+            id in each.options.chardevs() for each in users if isinstance(each.options, HasChardevs)
         )
+
+    def for_netdev(self, id: str) -> SocketChardevOptions:
+        """The chardev that a new netdev names."""
+        if id not in self.chardevs and id not in self.taken:
+            raise ConfigError(f'chardev "{id}" not found')
+        if self.is_used(id):
+            raise ConfigError(f"chardev '{id}' is already in use")
+        return self.chardevs[id]
 
     def add_filter(self, type: str, values: Values, row: Sequence[str] = ()) -> None:
         """Make a filter and put it into the row; or leave everything as it was.

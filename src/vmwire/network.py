@@ -42,7 +42,7 @@ from vmwire.graph import Filter, Kind, Member, chain
 from vmwire.netdev.hubport import HubportNetdev, HubportOptions
 from vmwire.options.table import table_of
 from vmwire.options.values import is_id
-from vmwire.registry import Box, BoxType, FiltersReception
+from vmwire.registry import Box, BoxType, FiltersReception, UsesChardevs
 from vmwire.wire.capture import DEFAULT_SNAP_LENGTH, Capture
 from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
 from vmwire.wire.hook import Hook, HookFunction
@@ -291,12 +291,15 @@ class Network:
         return self.loop.call(lambda: self._add_filter(id, kind, "hook", name, make))
 
     def add_chardev(self, backend: str, *, id: str, **options: Any) -> str:
-        """Describe a connection for filters to use (``vmwire.filters.chardev``); return its id."""
+        """Describe a connection for filters and netdevs to use (``vmwire.netdev.chardev``).
+
+        Returns its id.
+        """
         self.loop.call(lambda: self.objects.add_chardev(backend, {"id": id, **options}))
         return id
 
     def remove_chardev(self, id: str) -> None:
-        """Forget a chardev that no filter uses."""
+        """Forget a chardev that nobody uses."""
         self.loop.call(lambda: self.objects.remove_chardev(id))
 
     def add_filter(
@@ -364,7 +367,10 @@ class Network:
         if isinstance(options, HubportOptions):
             self._add_hubport(options)
             return
-        self._add(self.netdevs, Member("netdev", options.id, type, found(options), options), None)
+        box = found(options)
+        if isinstance(box, UsesChardevs):
+            box.use_chardevs(self.objects.for_netdev)
+        self._add(self.netdevs, Member("netdev", options.id, type, box, options), None)
 
     def _add_hubport(self, options: HubportOptions) -> None:
         peer = None

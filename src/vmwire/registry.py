@@ -79,6 +79,22 @@ class Announces(Protocol):
         """Tell the network where it is, once."""
 
 
+@runtime_checkable
+class HasChardevs(Protocol):
+    """Options that name chardevs."""
+
+    def chardevs(self) -> list[str]:
+        """Return their ids."""
+
+
+@runtime_checkable
+class UsesChardevs(Protocol):
+    """A netdev whose options may name a chardev, which it takes before it opens."""
+
+    def use_chardevs(self, find: Callable[[str], object]) -> None:
+        """Ask ``find`` for what is named. Raises ConfigError."""
+
+
 class BoxType(Protocol):
     """A class of boxes, each made of one record.
 
@@ -111,6 +127,7 @@ NETDEVS: Mapping[str, str] = {
     "l2tpv3": "vmwire.netdev.l2tpv3:L2tpv3Netdev",
     "vde": "vmwire.netdev.vde:VdeNetdev",
     "passt": "vmwire.netdev.passt:PasstNetdev",
+    "vhost-user": "vmwire.netdev.vhost_user:VhostUserNetdev",
     "null": "vmwire.netdev.null:NullNetdev",
 }
 DEVICES: Mapping[str, str] = {

@@ -62,7 +62,11 @@ class Bed:
         while self.loop.turn(0):
             pass
 
-    def close(self) -> None:
+    def close_boxes(self) -> None:
+        """Close the netdevs, but not their loop."""
         for netdev in self.netdevs:
             netdev.close()
+
+    def close(self) -> None:
+        self.close_boxes()
         self.loop.close()

@@ -31,6 +31,10 @@ def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
     """
     network = Network(store=store)
     try:
+        for typed, text in config.get("chardevs", ()):
+            with naming(f"-chardev {typed}"):
+                chardev = _values("chardev", text)
+                network.add_chardev(chardev.pop("type"), **chardev)
         for typed, text in config["netdevs"]:
             with naming(_option("netdev", typed)):
                 network.add_netdev(**_values("netdev", text))
@@ -39,10 +43,6 @@ def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
                 network.add_nic(**_values("device", text))
         for one, other in config.get("links", ()):
             network.connect(one, other)
-        for typed, text in config.get("chardevs", ()):
-            with naming(f"-chardev {typed}"):
-                chardev = _values("chardev", text)
-                network.add_chardev(chardev.pop("type"), **chardev)
         for typed, text in config.get("filters", ()):
             with naming(_option("object", typed)):
                 filter = _values("object", text)

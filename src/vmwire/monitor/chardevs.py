@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from vmwire import catalogue
 from vmwire.errors import ConfigError
-from vmwire.filters.chardev import SocketChardevOptions
 from vmwire.monitor.table import ANY, CommandError, CommandTable, needs
 from vmwire.netdev.addresses import FdAddress, InetAddress, UnixAddress
+from vmwire.netdev.chardev import SocketChardevOptions
 from vmwire.options.objects import ObjectType
 from vmwire.options.table import NotServedError, Table, entries_of
 from vmwire.options.values import STRING, Where, is_id

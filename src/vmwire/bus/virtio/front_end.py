@@ -40,6 +40,7 @@ from vmwire.bus.virtio.vhost_user import (
     MAX_FDS,
     PROTOCOL_F_CONFIGURE_MEM_SLOTS,
     PROTOCOL_F_MQ,
+    PROTOCOL_F_NET_MTU,
     PROTOCOL_F_REPLY_ACK,
     U64,
     VRING_NO_FD,
@@ -54,7 +55,9 @@ from vmwire.bus.virtio.vhost_user import (
 )
 from vmwire.engine.arena import Arena
 
-PROTOCOL_FEATURES = PROTOCOL_F_MQ | PROTOCOL_F_REPLY_ACK | PROTOCOL_F_CONFIGURE_MEM_SLOTS
+PROTOCOL_FEATURES = (
+    PROTOCOL_F_MQ | PROTOCOL_F_REPLY_ACK | PROTOCOL_F_NET_MTU | PROTOCOL_F_CONFIGURE_MEM_SLOTS
+)
 """What a front end here has a use for."""
 MOST_PAIRS = 128
 """A ring's index has eight bits."""
@@ -245,6 +248,7 @@ class Plan:
     features: int
     regions: Sequence[tuple[RegionInfo, int]]
     rings: Sequence[RingPlan]
+    mtu: int | None = None
 
 
 def begin(back_end: BackEnd, plan: Plan) -> Script[None]:
@@ -252,6 +256,8 @@ def begin(back_end: BackEnd, plan: Plan) -> Script[None]:
     with_protocol = back_end.offered & VHOST_USER_F_PROTOCOL_FEATURES
     say = _Sayer(back_end)
     yield from say(Request.SET_FEATURES, U64.pack(plan.features | with_protocol))
+    if plan.mtu is not None and back_end.protocol & PROTOCOL_F_NET_MTU:
+        yield from say(Request.NET_SET_MTU, U64.pack(plan.mtu))
     yield from share(back_end, plan.regions)
     for ring in plan.rings:
         yield from start_ring(back_end, ring)
@@ -280,15 +286,16 @@ def start_ring(back_end: BackEnd, ring: RingPlan) -> Script[None]:
     yield from say(Request.SET_VRING_NUM, VRING_STATE.pack(ring.index, ring.size))
     yield from say(Request.SET_VRING_BASE, VRING_STATE.pack(ring.index, ring.base))
     yield from say(Request.SET_VRING_ADDR, ring.addresses.pack())
-    if ring.error >= 0:
-        yield from _pass(say, Request.SET_VRING_ERR, ring.index, ring.error)
-    yield from signal_ring(back_end, ring.index, ring.call)
+    yield from signal_ring(back_end, ring.index, ring.call, ring.error)
     yield from _pass(say, Request.SET_VRING_KICK, ring.index, ring.kick)
 
 
-def signal_ring(back_end: BackEnd, index: int, call: int) -> Script[None]:
-    """Say by which descriptor the driver is to be woken for a ring."""
-    yield from _pass(_Sayer(back_end), Request.SET_VRING_CALL, index, call)
+def signal_ring(back_end: BackEnd, index: int, call: int, error: int = -1) -> Script[None]:
+    """Say by which descriptor a ring's driver is to be woken, and told of what is wrong with it."""
+    say = _Sayer(back_end)
+    if error >= 0:
+        yield from _pass(say, Request.SET_VRING_ERR, index, error)
+    yield from _pass(say, Request.SET_VRING_CALL, index, call)
 
 
 def stop_rings(indexes: Sequence[int]) -> Script[dict[int, int]]:

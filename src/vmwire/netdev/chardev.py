@@ -1,12 +1,14 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""Chardevs as far as filters use them: ``-chardev socket,id=C,...``, frames over a stream socket.
+"""Chardevs that are sockets: ``-chardev socket,id=C,...``, for whoever has one (filters,
+``vhost-user``, qtest and QMP).
 
     socket,id=C,host=HOST,port=PORT     or   path=PATH[,abstract=on]   or   fd=N
-        [,server=on[,wait=off]]         wait for peers, one after the other
+        [,server=on[,wait=off]]         take peers, one after the other
         [,reconnect-ms=N]               otherwise: connect again N ms after the peer has gone
 
-A network doesn't stand still until somebody calls, so ``wait=on`` can't be had.
+A network doesn't stand still until somebody calls, so it refuses ``wait=on``; a machine that is
+started by whom it talks to may (``attach.chardev``).
 """
 
 from __future__ import annotations
@@ -46,13 +48,11 @@ class SocketChardevOptions:
     tight: bool = option(BOOL, default=True, help="on/off, without zeros up to its full length")
     fd: str | None = option(STRING, help="a socket that the caller opened")
     server: bool = option(BOOL, default=False, help="on/off, wait for peers")
-    wait: bool = option(BOOL, default=False, help="off: nothing stands still until a peer is there")
+    wait: bool | None = option(BOOL, help="off: nothing stands still until a peer is there")
     reconnect: int | None = option(UINT32, help="the same in seconds, as in older versions")
     reconnect_ms: int | None = option(UINT32, help="connect again after so many milliseconds")
 
     def __post_init__(self) -> None:
-        if self.wait:
-            raise ConfigError("'wait=on' is not served: a network doesn't wait for its peers")
         if sum(each is not None for each in (self.host or self.port, self.path, self.fd)) != 1:
             raise ConfigError("one of host= and port=, path= or fd= is required")
         self.stream()
@@ -76,8 +76,15 @@ class SocketChardevOptions:
             reconnect_ms=self.reconnect_ms,
         )
 
+    @property
+    def reconnects(self) -> bool:
+        """Whether it says when to connect again, or is connected to."""
+        return bool(self.server or self.fd is not None or self.stream().interval_s)
+
     def source(self) -> Source:
-        """Return where its connections come from."""
+        """Return where a network's connections come from."""
+        if self.wait:
+            raise ConfigError("'wait=on' is not served: a network doesn't wait for its peers")
         return self.stream().source()
 
     def _address(self) -> SocketAddress:
