@@ -46,6 +46,10 @@ _VALUES = {
     "--socket-dir": "socket_dir",
 }
 
+# Words with which QEMU answers and ends, and those with which it has no network by itself.
+_QUESTIONS = frozenset(("-h", "-help", "--help", "-version", "--version", "help", "?"))
+_NODEFAULTS = frozenset(("-nodefaults", "--nodefaults"))
+
 USAGE = """\
 usage: vmwire [OPTION...] PROGRAM [ARGUMENT...]   QEMU, or a script that starts it
        vmwire -netdev TYPE,id=ID[,...] -device TYPE,netdev=ID[,...] [OPTION...]
@@ -193,13 +197,20 @@ def _prefix(settings: dict[str, Any], command: list[str]) -> int:
 
 
 def _steps_aside(command: list[str]) -> bool:
-    """Whether it is plain without any import that nothing is to be taken."""
-    if os.environ.get("VMWIRE") == "off":
+    """Whether it is plain without any import that nothing is to be taken.
+
+    A QEMU of which nothing is said of networks has one all the same.
+    """
+    if os.environ.get("VMWIRE") == "off" or not _QUESTIONS.isdisjoint(command[1:]):
         return True
-    return not any(
-        word in ("-netdev", "--netdev", "-nic", "--nic") and command[index + 1] != "none"
+    said = [
+        command[index + 1]
         for index, word in enumerate(command[:-1])
-    )
+        if word in ("-net", "--net", "-netdev", "--netdev", "-nic", "--nic")
+    ]
+    if not said:
+        return not _NODEFAULTS.isdisjoint(command[1:])
+    return all(value == "none" for value in said)
 
 
 def _stand_in(name: str, words: list[str]) -> int:

@@ -66,6 +66,8 @@ class FakeHost(Host):
     roms: dict[str, bytes] = field(
         default_factory=lambda: {"efi-e1000.rom": b"a ROM", "efi-e1000e.rom": b"a ROM"}
     )
+    models: dict[str, str] = field(default_factory=lambda: {"pc": "e1000", "q35": "e1000e"})
+    """The card of a machine by itself, by the first part of the machine's name."""
     asked: list[str] = field(default_factory=list)
 
     def find(self, word: str) -> Program:
@@ -79,6 +81,10 @@ class FakeHost(Host):
     def default_ram_size(self, found: Program, known: Abilities, machine: str) -> int:
         self.asked.append(f"RAM of {machine}")
         return 128 * MIB
+
+    def default_model(self, found: Program, known: Abilities, words: list[str]) -> str:
+        self.asked.append(" ".join(words))
+        return self.models.get(words[1].split("-")[0], "")
 
     def places(
         self, found: Program, known: Abilities, words: list[str], ids: list[str]

@@ -46,6 +46,10 @@ TAKEN = {
     "a socket": f"-netdev socket,id=u,listen=:9000 {CARD}",
     "a stream": f"-netdev stream,id=u,addr.type=unix,addr.path=/x,reconnect-ms=100 {CARD}",
     "none beside": f"-nic none {PLAIN}",
+    "the old nic": f"{NET} -net nic,netdev=u,model=virtio",
+    "nothing on the old nic's VLAN": f"-net none {PLAIN}",
+    "the machine's own card": "-nic user",
+    "only the machine's own card": "-nic mac=52:54:00:12:34:57",
     "set on something else": f"-set device.other.addr=3 {PLAIN}",
 }
 
@@ -69,8 +73,7 @@ STAYS = {
         f"{PLAIN} -object filter-rewriter,id=f,netdev=u",
         "filter-rewriter",
     ),
-    "the old nic": (f"{NET} -net nic,netdev=u,model=virtio", "-net nic"),
-    "default nic": ("-nic user", "default model"),
+    "a nic of a machine without": ("-M microvm -nic user", "default model"),
     "nic rtl8139": ("-nic user,model=rtl8139", "the card is rtl8139"),
     "packed": (f"{NET} {CARD},packed=on", "packed=on"),
     "packed as a flag": (f"{NET} {CARD},packed", "packed=on"),
@@ -137,7 +140,8 @@ def test_a_hub_is_taken_as_a_whole() -> None:
     [
         (f"{HUB} {VIRTIO} {OTHER}", None, "the card is rtl8139"),
         (f"{HUB} {VIRTIO} {E1000}", FakeHost(qemu_7_2()), "vfio-user-pci"),
-        (f"{HUB} {VIRTIO} -net nic,model=rtl8139", None, "-net puts others on its hub"),
+        (f"{HUB} {VIRTIO} -net nic", None, "-net puts others on its hub"),
+        (f"{HUB} {VIRTIO} -net nic,model=rtl8139 -net user", None, "the card is rtl8139"),
         (
             f"{HUB} {VIRTIO} -netdev hubport,id=h4,hubid=00,netdev=v -netdev af-xdp,id=v",
             None,
@@ -179,10 +183,6 @@ def test_another_type_beside_stays_alone() -> None:
     line = f"{PLAIN} -netdev af-xdp,id=t -device virtio-net-pci,netdev=t,packed=on"
     first, second = reasons(line)
     assert first is None and second is not None
-
-
-def test_the_old_spelling_is_no_candidate() -> None:
-    assert reasons("-net nic -net user") == []
 
 
 def test_keep_leaves_a_netdev_to_qemu() -> None:

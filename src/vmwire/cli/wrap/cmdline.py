@@ -71,16 +71,25 @@ IMPLIED = {
 class Option:
     """One option with its argument, or one disk image (``name`` is then empty).
 
-    ``fixed``: a wrapper script writes it, so it counts, but can't be changed.
+    ``fixed``: a wrapper script writes it, so it counts, but can't be changed. ``vlan`` and
+    ``typed``: it stands for a part of that VLAN, which was typed in older words (`vlans`).
     """
 
     name: str
     words: tuple[str, ...]
     fixed: bool = False
+    vlan: int | None = None
+    typed: str = ""
 
     @property
     def argument(self) -> str:
         return self.words[1] if len(self.words) > 1 else ""
+
+    @property
+    def noted(self) -> str:
+        """How it was typed, for messages: the argument, of ``-net`` and ``-nic`` all of it."""
+        typed = self.typed or str(self)
+        return typed if typed.startswith(("-net ", "-nic ")) else self.argument
 
     def options(self) -> OptionList | JsonOptions:
         """The argument as keys and values (ConfigError where QEMU's JSON reader balks)."""

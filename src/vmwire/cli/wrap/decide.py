@@ -98,6 +98,11 @@ class Verdict:
         return self.is_nic or self.card is not None
 
     @property
+    def awaits_model(self) -> bool:
+        """Whether its card is the machine's own choice, which isn't known yet."""
+        return self.taken and self.has_card and self.attach is None
+
+    @property
     def names(self) -> set[str]:
         """What the user may call it: its own id and the card's."""
         return {each for each in (self.id, self.card and self.card.id) if each}
@@ -203,9 +208,11 @@ def _reasons_of_one(
     ]
     verdict.filters = [user for user in users if user.type in MODULES["object"]]
     if verdict.is_nic:
-        yield from _nic_reasons(verdict)
+        yield from _model_reasons(survey, verdict, verdict.entry)
     else:
-        yield from _user_reasons(verdict, [user for user in users if user not in verdict.filters])
+        yield from _user_reasons(
+            survey, verdict, [user for user in users if user not in verdict.filters]
+        )
     if not verdict.names.isdisjoint(wishes.keep):
         yield "--keep"
     yield from _speed_reasons(verdict, wishes)
@@ -221,15 +228,18 @@ def _reasons_of_one(
     yield from _setting_reasons(survey, verdict)
 
 
-def _nic_reasons(verdict: Verdict) -> Iterator[str]:
-    model = verdict.entry.get("model")
-    verdict.attach = cards.attach_of_model(model or "")
+def _model_reasons(survey: Survey, verdict: Verdict, card: Entry) -> Iterator[str]:
+    """The card of a ``-nic`` or ``-net nic``; the machine's own choice may not be known yet."""
+    model = card.get("model") or survey.default_model
     if model is None:
-        yield "its card is the machine's default model (model=virtio makes it one that is served)"
-    elif verdict.attach is None:
+        return
+    verdict.attach = cards.attach_of_model(model)
+    if verdict.attach is not None:
+        verdict.driver = verdict.attach.models[model]
+    elif model:
         yield _not_served(model)
     else:
-        verdict.driver = verdict.attach.models[model]
+        yield "which card is the machine's default model can't be told"
 
 
 def _filter_reasons(entry: Entry, judge: Judge) -> Iterator[str]:
@@ -254,17 +264,20 @@ def _chardev_reasons(survey: Survey, verdict: Verdict, judge: Judge) -> Iterator
     yield from chardevs.reasons(survey, users, judge.unserved)
 
 
-def _user_reasons(verdict: Verdict, users: list[Entry]) -> Iterator[str]:
+def _user_reasons(survey: Survey, verdict: Verdict, users: list[Entry]) -> Iterator[str]:
     """Whoever uses the netdev: one card, or one place at a hub."""
     for user in users:
-        if user.option.name != "device" and user.type != "hubport":
+        if not user.makes_card and user.type != "hubport":
             yield f"{user.option} refers to it"
     on_a_hub = verdict.is_hubport and verdict.entry.get("netdev") is not None
     if not users and not on_a_hub:
         yield "no card refers to it"
     elif len(users) + on_a_hub > 1:
         yield "several cards refer to it"
-    elif users and users[0].option.name == "device":
+    elif users and users[0].option.name == "net":
+        verdict.card = users[0]
+        yield from _model_reasons(survey, verdict, users[0])
+    elif users and users[0].makes_card:
         yield from _card_reasons(verdict, users[0])
 
 
@@ -283,7 +296,8 @@ def _not_served(card: str) -> str:
 def _kept_reasons(survey: Survey, verdict: Verdict) -> Iterator[str]:
     """QEMU keeps the card: nothing may be asked of it that the back end hasn't got."""
     assert verdict.attach is not None
-    if verdict.card and (reason := cards.unserved_values(verdict.card.values)):
+    is_device = verdict.card is not None and verdict.card.option.name == "device"
+    if verdict.card and is_device and (reason := cards.unserved_values(verdict.card.values)):
         yield reason
     for driver, name, value in settings.globals_of(survey):
         if driver.startswith(verdict.attach.parents) and (

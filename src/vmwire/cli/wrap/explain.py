@@ -12,6 +12,7 @@ from vmwire.cli.wrap.decide import Verdict
 from vmwire.cli.wrap.plan import NO_VFIO_USER, Composition, Decision
 from vmwire.cli.wrap.survey import Survey
 from vmwire.cli.wrap.values import text
+from vmwire.cli.wrap.vlans import USUAL
 
 NETWORK_CARDS = frozenset((*MODULES["device"], *ALIASES, *NICS_OF_LATER))
 
@@ -43,7 +44,7 @@ def _verdict_lines(decided: Decision) -> Iterator[str]:
     if decided.fault:
         yield f"Nothing is taken: {decided.fault}"
     elif not decided.verdicts:
-        yield "Nothing to take: no -netdev and no -nic."
+        yield "Nothing to take: no -netdev, no -nic and no -net."
     for verdict in decided.verdicts:
         yield f"{_name(verdict)}: {_outcome(verdict)}"
     if decided.survey is not None:
@@ -74,7 +75,10 @@ def _card_outcome(netdev: str | None, owner: Verdict | None) -> str:
 
 
 def _name(verdict: Verdict) -> str:
-    return f"-{verdict.entry.option.name} {verdict.id or 'user'}"
+    option = verdict.entry.option
+    usual = USUAL if option.typed.endswith(USUAL) else ""
+    name = "net" if option.vlan is not None else option.name
+    return f"-{name} {verdict.id or verdict.entry.type}{usual}"
 
 
 def _outcome(verdict: Verdict) -> str:

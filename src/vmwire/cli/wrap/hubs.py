@@ -4,7 +4,7 @@
 
 A ``-netdev hubport,id=H,hubid=N`` is joined to the card that names it, or by ``netdev=`` to another
 netdev; all with the same number hear each other. A hub that was half QEMU's would be two hubs.
-``-net`` puts what it makes on hub 0.
+``-net`` puts what it makes on the hub of its VLAN (`vlans`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from collections.abc import Iterator
 
 from vmwire.cli.wrap.decide import Verdict
 from vmwire.cli.wrap.survey import Entry, Survey
+from vmwire.cli.wrap.vlans import numbers_left
 from vmwire.options.values import parse_int
-
-HUB_OF_NET = 0
 
 
 def spread(survey: Survey, verdicts: list[Verdict]) -> None:
@@ -32,12 +31,12 @@ def spread(survey: Survey, verdicts: list[Verdict]) -> None:
 
 def _count_strangers(survey: Survey, verdicts: list[Verdict]) -> None:
     known = {each.id for each in verdicts}
-    with_net = any(entry.type != "none" for entry in survey.named("net"))
+    with_net = numbers_left(survey)
     for verdict in verdicts:
         if not verdict.taken or not verdict.is_hubport:
             continue
         other = verdict.entry.get("netdev")
-        if with_net and _number(verdict.entry) == HUB_OF_NET:
+        if _number(verdict.entry) in with_net:
             verdict.reason = "-net puts others on its hub"
         elif other is not None and other not in known:
             verdict.reason = f"its netdev '{other}' stays"

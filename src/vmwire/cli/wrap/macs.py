@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 
 from vmwire.cli.wrap import cards
 from vmwire.cli.wrap.cmdline import names
-from vmwire.cli.wrap.settings import effective
+from vmwire.cli.wrap.settings import effective, own_properties
 from vmwire.cli.wrap.survey import Entry, Survey
 from vmwire.cli.wrap.values import text
 from vmwire.options.values import format_mac, parse_mac
@@ -73,7 +73,7 @@ def _given(survey: Survey, entry: Entry) -> bytes | None:
     if entry.option.name == "device":
         typed = text(effective(survey, entry, (entry.type,)), "mac")
     else:
-        typed = entry.get("macaddr" if entry.option.name == "net" else "mac")
+        typed = text(own_properties(entry), "mac")
     if typed is None:
         return UNSET
     try:

@@ -57,6 +57,8 @@ class Facts:
     machine: str
     ask: Callable[[list[str], list[str]], Slots]
     """Where the cards of these ids are, on the machine that these words make."""
+    movable: Collection[int] = ()
+    """Options ``-nic`` and ``-net nic`` whose cards may become a ``-device``, with an address."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -94,16 +96,16 @@ def pins(survey: Survey, replaced: Mapping[int, Values], facts: Facts) -> dict[i
     machine = _machine_words(survey, facts)
     before = _pieces(survey, replaced, facts, moved=False)
     slots = facts.ask([*machine, *_words(before, {})], [piece.id for piece in before])
-    first = min(replaced)
+    first = min(place for place, piece in enumerate(before) if piece.index in replaced)
     pinned = {
         piece.index: f"{slots[piece.id] >> 3:x}.{slots[piece.id] & 7:x}"
-        for piece in before
-        if piece.index in replaced or (piece.index > first and not piece.has_address)
+        for place, piece in enumerate(before)
+        if piece.index in replaced or (place > first and not piece.has_address)
     }
     pinned = {
         index: address
         for index, address in pinned.items()
-        if index in replaced or _can_be_pinned(survey, index)
+        if index in replaced or _can_be_pinned(survey, index, facts.movable)
     }
     after = _pieces(survey, replaced, facts, moved=True)
     if _asked_again(facts, [*machine, *_words(after, pinned)], list(slots)) != slots:
@@ -118,8 +120,10 @@ def _asked_again(facts: Facts, words: list[str], ids: list[str]) -> Slots:
         return {}
 
 
-def _can_be_pinned(survey: Survey, index: int) -> bool:
+def _can_be_pinned(survey: Survey, index: int, movable: Collection[int]) -> bool:
     option = survey.line.options[index]
+    if option.name in ("nic", "net"):
+        return index in movable
     if option.name == "drive" and not {"index", "unit", "bus"}.isdisjoint(option.options().keys()):
         return False
     return option.name in ("device", "drive") and not option.fixed
@@ -128,7 +132,7 @@ def _can_be_pinned(survey: Survey, index: int) -> bool:
 def _matters(survey: Survey, replaced: Mapping[int, Values], facts: Facts) -> bool:
     """Whether a card without an address is made after one that is replaced, or is one itself."""
     entries = {entry.index: entry for entry in survey.entries}
-    if any(entries[index].option.name == "nic" for index in replaced):
+    if any(entries[index].option.name in ("nic", "net") for index in replaced):
         return True
     plain = [index for index in replaced if not entries[index].is_json]
     if not plain:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from vmwire.cli.wrap import (
     program,
     rewrite,
     rom,
+    vlans,
 )
 from vmwire.cli.wrap.cmdline import CommandLine
 from vmwire.cli.wrap.decide import Verdict, Wishes
@@ -61,6 +62,9 @@ class Host:
         from vmwire.cli.wrap import served
 
         return served.unserved(entry)
+
+    def default_model(self, found: Program, known: Abilities, words: list[str]) -> str:
+        return probe.default_model(found, known, words)
 
     def places(
         self, found: Program, known: Abilities, words: list[str], ids: list[str]
@@ -139,16 +143,48 @@ class Composition:
 
 def decision(command: Sequence[str], wishes: Wishes, host: Host) -> Decision:
     """Decide what of ``command`` (program and words) is taken."""
-    line = cmdline.parse(command[1:])
-    decided = _judged(command, line, wishes, host)
+    left: dict[int, str] = {}
+    while True:  # each turn leaves a VLAN more to QEMU
+        attempt = _Attempt(command, wishes, host, left)
+        decided = _decided(attempt)
+        staying = vlans.staying(decided.verdicts)
+        if not staying:
+            decided.verdicts += vlans.left_to_qemu(attempt.line, left)
+            return decided
+        left |= staying
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One turn of a decision: ``left`` are VLANs that stay with QEMU, and why."""
+
+    command: Sequence[str]
+    wishes: Wishes
+    host: Host
+    left: dict[int, str]
+    line: CommandLine = field(init=False)
+    """As it was typed, with what a script puts in front."""
+    model: str | None = None
+    """The machine's own choice of a card, once it is known."""
+
+    def __post_init__(self) -> None:
+        self.line = cmdline.parse(self.command[1:])
+
+
+def _decided(attempt: _Attempt) -> Decision:
+    command, host = attempt.command, attempt.host
+    decided = _judged(attempt)
     if not decided.taken:
         return decided
     try:
         found = host.find(command[0])
         if found.fixed:
-            before = cmdline.parse(found.fixed, fixed=True)
-            line = CommandLine([*before.options, *line.options], before.fault or line.fault)
-            decided = _judged(command, line, wishes, host)
+            before, line = cmdline.parse(found.fixed, fixed=True), attempt.line
+            attempt.line = CommandLine([*before.options, *line.options], before.fault or line.fault)
+            decided = _judged(attempt)
+        if any(verdict.awaits_model for verdict in decided.verdicts):
+            attempt.model = _default_model(decided, found, host)
+            decided = _judged(attempt)
         if decided.taken:
             _ask_qemu(decided, found, host)
     except program.UnknownProgramError as error:
@@ -160,9 +196,27 @@ def decision(command: Sequence[str], wishes: Wishes, host: Host) -> Decision:
     return decided
 
 
-def _judged(command: Sequence[str], line: CommandLine, wishes: Wishes, host: Host) -> Decision:
+def _default_model(decided: Decision, found: Program, host: Host) -> str:
+    """The card that the machine has where none is named; empty if it has none."""
+    assert decided.survey is not None
+    known = host.abilities(found)
+    if known.target not in decide.TARGETS:
+        return ""
+    survey = decided.survey
+    words = ["-machine", text(survey.machine, "type") or known.default_machine, "-net", "nic"]
+    if any(option.typed.endswith(vlans.USUAL) for option in survey.line.options):
+        words += ["-net", "user"]  # has this QEMU such a network at all?
     try:
-        survey = Survey(line)
+        return host.default_model(found, known, words)
+    except ProbeError:  # such a machine doesn't start with this alone
+        return ""
+
+
+def _judged(attempt: _Attempt) -> Decision:
+    command, wishes, host = attempt.command, attempt.wishes, attempt.host
+    line = vlans.modernised(attempt.line, attempt.left)
+    try:
+        survey = Survey(line, attempt.model)
     except ConfigError as error:
         return Decision(list(command), None, fault=str(error))
     decided = Decision(list(command), survey, decide.candidates(survey))
@@ -171,7 +225,7 @@ def _judged(command: Sequence[str], line: CommandLine, wishes: Wishes, host: Hos
         decide.stay(decided.verdicts, "QEMU's own configuration file describes the machine")
     # By this everything is imported, too, before there is a folder that could be left behind.
     for verdict in decided.taken:
-        if verdict.has_card:
+        if verdict.attach is not None:
             verdict.reason = host.unserved_device(verdict)
     hubs.spread(survey, decided.verdicts)
     return decided
@@ -257,6 +311,7 @@ def _find_places(decided: Decision, found: Program, known: Abilities, host: Host
         pci_drivers=known.pci_drivers,
         machine=text(survey.machine, "type") or known.default_machine,
         ask=lambda words, ids: host.places(found, known, words, ids),
+        movable=_movable(decided),
     )
     replaced = [verdict for verdict in decided.verdicts if verdict.replaced]
     try:
@@ -269,6 +324,18 @@ def _find_places(decided: Decision, found: Program, known: Abilities, host: Host
         decide.stay(replaced, f"the cards' slots can't be known: {error}")
     if fixed := rewrite.moves_a_fixed_address(survey, decided.verdicts):
         decide.stay(replaced, fixed)
+
+
+def _movable(decided: Decision) -> dict[int, Verdict]:
+    """The options ``-nic`` and ``-net nic`` whose cards QEMU keeps, and nobody else has written."""
+    found = {_made_by(each): each for each in decided.taken if each.has_card and not each.replaced}
+    assert decided.survey is not None
+    options = decided.survey.line.options
+    return {
+        index: verdict
+        for index, verdict in found.items()
+        if options[index].name in ("nic", "net") and not options[index].fixed
+    }
 
 
 def _find_roms(decided: Decision, found: Program, known: Abilities, host: Host) -> None:
@@ -310,7 +377,7 @@ def compose(
     fds: dict[str, int] = {}
     for verdict in decided.taken:
         netdev, named = served.netdev_text(verdict)
-        config["netdevs"].append([verdict.entry.option.argument, netdev])
+        config["netdevs"].append([verdict.entry.option.noted, netdev])
         fds |= named
         if not verdict.has_card:
             edits.replace(verdict.entry.index, [])
@@ -321,21 +388,32 @@ def compose(
             rewrite.stand_in(survey, verdict, slot, path, edits)
         else:
             socket = Socket(rewrite.chardev_id(survey, verdict), path)
-            words = rewrite.replacement(verdict, socket, decided.reconnect)
+            device = _as_device(decided, verdict, addresses)
+            words = rewrite.replacement(verdict, socket, decided.reconnect, device)
             edits.replace(verdict.entry.index, words)
-        device = served.device_text(verdict, path, addresses.get(_made_by(verdict)))
-        config["devices"].append([str((verdict.card or verdict.entry).option.argument), device])
+            if device and verdict.card is not None:
+                edits.replace(verdict.card.index, device)
+        card = served.device_text(verdict, path, addresses.get(_made_by(verdict)))
+        config["devices"].append([(verdict.card or verdict.entry).option.noted, card])
     _pin(decided, edits)
     edits.put_first(decided.sharing.words)
     for kind, others in _others(decided).items():
         config[kind] = []
         for each in others:
             text, named = served.other_text(each)
-            config[kind].append([each.option.argument, text])
+            config[kind].append([each.option.noted, text])
             fds |= named
             edits.replace(each.index, [])
     written = {files[driver]: image for driver, image in decided.roms.items()}
     return Composition([decided.command[0], *edits.words()], config, written, fds)
+
+
+def _as_device(decided: Decision, verdict: Verdict, addresses: Mapping[int, str]) -> list[str]:
+    """The words for a ``-nic`` or ``-net nic`` whose card would be in another slot by itself."""
+    index = _made_by(verdict)
+    if index not in decided.pins or index not in _movable(decided):
+        return []
+    return rewrite.as_device(verdict, decided.pins[index], addresses.get(index))
 
 
 def _others(decided: Decision) -> dict[str, list[Entry]]:
@@ -368,6 +446,7 @@ def _pin(decided: Decision, edits: Edits) -> None:
     own = {_made_by(verdict) for verdict in gone if verdict.replaced}
     if not own:
         return
+    own |= decided.pins.keys() & _movable(decided).keys()  # they have all that they need
     disks = places.disks(survey)
     for index, address in decided.pins.items():
         if index in disks:

@@ -23,13 +23,15 @@ What is asked, and why:
   default RAM region), which is the default machine, and what is the target?
 
 The RAM size of a machine without ``-m`` is in no answer: a second run with that machine, stopped,
-tells it; this too is kept. So is where cards without an address of their own are.
+tells it; this too is kept. So is where cards without an address of their own are, and which card
+a machine has where none is named.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -61,6 +63,8 @@ class Abilities:
     """By the words that make a machine, where its cards are (see `places`)."""
     data_folders: list[str] = field(default_factory=list)
     ram_sizes: dict[str, int] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+    """By the words that make a machine with a card, which one that is."""
     defaults: dict[str, list[list[str]]] = field(default_factory=dict)
     """By machine: type, property and value where it makes PCI cards another default."""
 
@@ -106,6 +110,20 @@ def places(program: Program, known: Abilities, words: list[str], ids: list[str])
         known.places = {**dict(kept), key: found}
         _store(program, known)
     return known.places[key]
+
+
+def default_model(program: Program, known: Abilities, words: list[str]) -> str:
+    """The card that QEMU makes of the ``-net nic`` in these words; empty if it makes none."""
+    key = "\0".join(words)
+    if key not in known.models:
+        network: Questions = {
+            "network": ("human-monitor-command", {"command-line": "info network"})
+        }
+        answer = _ask(program, [*words, "-nodefaults"], network)["network"]
+        match = re.search(r"type=nic,model=([\w.-]+)", str(answer))
+        known.models[key] = match[1] if match else ""
+        _store(program, known)
+    return known.models[key]
 
 
 def data_folders(program: Program, known: Abilities) -> list[str]:

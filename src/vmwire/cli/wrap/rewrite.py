@@ -17,14 +17,14 @@ any network option QEMU would make a card of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vmwire.cli.wrap import cards, macs, values
 from vmwire.cli.wrap.decide import Verdict
 from vmwire.cli.wrap.edits import Edits
-from vmwire.cli.wrap.settings import globals_of, indexed_sets_of
+from vmwire.cli.wrap.settings import globals_of, indexed_sets_of, own_properties
 from vmwire.cli.wrap.survey import Entry, Survey
 from vmwire.options.syntax import JsonOptions, OptionList, escape
 
@@ -49,11 +49,19 @@ def chardev_id(survey: Survey, verdict: Verdict) -> str:
     return name
 
 
-def replacement(verdict: Verdict, socket: Socket, reconnect: str) -> list[str]:
-    """The words instead of ``-netdev user,...`` or ``-nic user,...``."""
+def replacement(
+    verdict: Verdict, socket: Socket, reconnect: str, device: Sequence[str] = ()
+) -> list[str]:
+    """The words instead of ``-netdev user,...`` or ``-nic user,...``.
+
+    ``device`` are those that make the card of a ``-nic``, if it isn't to be made as one.
+    """
     again = f",{RECONNECT[reconnect]}" if reconnect else ""
     chardev = f"socket,id={socket.chardev},path={escape(socket.path)}{again}"
     option = verdict.entry.option.words[0]
+    if verdict.is_nic and device:
+        netdev = f"vhost-user,id={verdict.id},chardev={socket.chardev}"
+        return ["-chardev", chardev, "-netdev", netdev, *device]
     if not verdict.is_nic:
         netdev = f"vhost-user,id={verdict.id},chardev={socket.chardev}"
     else:
@@ -64,6 +72,23 @@ def replacement(verdict: Verdict, socket: Socket, reconnect: str) -> list[str]:
         ]
         netdev = f"vhost-user,chardev={socket.chardev}{''.join(kept)}"
     return ["-chardev", chardev, option, netdev]
+
+
+def as_device(verdict: Verdict, address: str, mac: str | None) -> list[str]:
+    """The card of a ``-nic`` or ``-net nic`` as a ``-device``, which can have an address.
+
+    ``mac`` is the one that it has by QEMU's numbers, if it has none of its own.
+    """
+    card = verdict.card or verdict.entry
+    items = {"netdev": verdict.id, **own_properties(card)}
+    if mac is not None:
+        items["mac"] = mac
+    vectors = "0" if verdict.is_nic else card.get("vectors")
+    if vectors is not None:
+        items["vectors"] = vectors
+    items["addr"] = address
+    texts = "".join(f",{key}={escape(str(value))}" for key, value in items.items())
+    return ["-device", verdict.driver + texts]
 
 
 _NIC_KEPT = ("model", "mac")

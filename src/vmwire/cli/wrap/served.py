@@ -13,9 +13,11 @@ from typing import Any
 from vmwire import catalogue
 from vmwire.cli.claims import claimed_text
 from vmwire.cli.wrap.decide import NIC_KEYS, Verdict
+from vmwire.cli.wrap.settings import own_properties
 from vmwire.cli.wrap.survey import Entry
+from vmwire.cli.wrap.values import text
 from vmwire.errors import ConfigError
-from vmwire.options.syntax import OptionList
+from vmwire.options.syntax import Item, OptionList
 
 UNNAMED = "unnamed"
 OTHERS = ("object", "chardev")
@@ -65,6 +67,8 @@ def _record(entry: Entry, id: str) -> Any:
             options.remove(key)
         if "id" not in options:
             options.add("id", id)
+        if "type" not in options:
+            options.items.insert(0, Item.implied("type", entry.type))
     return catalogue.parse("netdev", str(options))
 
 
@@ -83,5 +87,5 @@ def _of_card(verdict: Verdict, mac: str | None) -> dict[str, str]:
         from vmwire.cli.wrap import replaced  # with a card's table, which others don't need
 
         return replaced.card_values(verdict, mac)
-    given = (verdict.card or verdict.entry).get("mac")
+    given = text(own_properties(verdict.card or verdict.entry), "mac")
     return {"mac": given} if given else {}

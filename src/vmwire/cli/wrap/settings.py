@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterator
 from vmwire.cli.wrap.cmdline import Option
 from vmwire.cli.wrap.survey import Entry, Survey
 from vmwire.cli.wrap.values import Values, text
+from vmwire.options.old_spellings import parse_nic_mac
+from vmwire.options.values import format_mac
 
 
 def globals_of(survey: Survey) -> Iterator[tuple[str, str, str]]:
@@ -49,9 +51,13 @@ def effective(survey: Survey, card: Entry, types: Collection[str]) -> Values:
 
 
 def own_properties(card: Entry) -> Values:
-    """What stands on the card's own option. Of a ``-nic``, little is the card's."""
+    """What stands on the card's own option. Of ``-nic`` and ``-net nic``, little is the card's.
+
+    A QEMU in which cards can be replaced doesn't heed the ``addr=`` of a ``-net nic`` (11.1).
+    """
     if card.option.name != "device":
-        return {"mac": mac} if (mac := card.get("mac")) else {}
+        mac = card.get("macaddr" if card.option.name == "net" else "mac")
+        return {"mac": _plain_mac(mac)} if mac else {}
     found: Values = {key: card.get(key) or "" for key in card.values if key not in ("driver", "id")}
     if card.id is not None:
         found["id"] = card.id
@@ -59,6 +65,14 @@ def own_properties(card: Entry) -> Values:
     if isinstance(number, int) and number >= 0:  # as text it would be the slot alone
         found["addr"] = f"{number >> 3:x}.{number & 7:x}"
     return found
+
+
+def _plain_mac(text: str) -> str:
+    """An address as ``-device`` has it; one that QEMU refuses stays as it is."""
+    try:
+        return format_mac(parse_nic_mac(text))
+    except ValueError:
+        return text
 
 
 def address_of(values: Values) -> str | None:

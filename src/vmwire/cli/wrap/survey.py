@@ -33,12 +33,17 @@ class Entry:
         for key in ("type", "driver", "qom-type", "accel", "backend"):
             if value := values.text(self.values, key):
                 return value
-        return ""
+        return "user" if self.option.name == "nic" else ""
 
     @property
     def id(self) -> str | None:
         several = values.every(self.values, "id")
         return several[0] if several else None
+
+    @property
+    def makes_card(self) -> bool:
+        """Whether it is the card that names a netdev."""
+        return self.option.name == "device" or (self.option.name == "net" and self.type == "nic")
 
     @property
     def is_json(self) -> bool:
@@ -55,10 +60,14 @@ class Entry:
 
 
 class Survey:
-    """All entries by option name. Raises ConfigError for JSON that QEMU would refuse."""
+    """All entries by option name. Raises ConfigError for JSON that QEMU would refuse.
 
-    def __init__(self, line: CommandLine) -> None:
+    ``default_model`` is the machine's own choice of a card, as far as it is known.
+    """
+
+    def __init__(self, line: CommandLine, default_model: str | None = None) -> None:
         self.line = line
+        self.default_model = default_model
         self.entries = [
             Entry(index, option, values.plain(option.options()))
             for index, option in enumerate(line.options)
