@@ -24,11 +24,13 @@ from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
 class Served:
     """``path`` is where the card listens."""
 
-    def __init__(self, folder: Path, store: FdStore | None = None, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, store: FdStore | None = None, end: End | None = None, **options: Any
+    ) -> None:
         self.path = str(folder / "n0.sock")
         self.loop = Loop()
         self.nic = VhostUserNic(VirtioNetPciOptions(id="n0", socket=self.path, **options))
-        self.end = End("end")
+        self.end = end or End("end")
         self.end.port.connect(self.nic.port)
         self.nic.open(Host(self.loop, store or NoStore()))
         self.run()
