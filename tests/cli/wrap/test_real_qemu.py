@@ -92,7 +92,7 @@ PARTLY = {
     "-device virtio-net-pci,netdev=v,disable-legacy=on,iommu_platform=on",
     "an unserved option": f"-m 96 {PLAIN} -netdev user,id=v,tftp=/tmp "
     "-device virtio-net-pci,netdev=v",
-    "the machine's default card": f"-m 96 {PLAIN} -nic user",
+    "a -nic of another kind": f"-m 96 {PLAIN} -nic user,model=rtl8139",
     "the old spelling": f"-m 96 {PLAIN} -net nic,model=rtl8139 -net user",
 }
 
