@@ -77,6 +77,17 @@ def guest_on(net: Network, netdev: str, address: str) -> Callable[..., str]:
          "ifname=, script=, downscript=, vnet_hdr= are invalid with fd=/fds=/helper="),
         ("tap,id=x,script=no,fd=3",
          "ifname=, script=, downscript=, vnet_hdr= are invalid with fd=/fds=/helper="),
+        ("tap,id=x,vhost=off,vhostfd=7", "vhostfd(s)= is not valid without vhost"),
+        ("tap,id=x,vhost=on,vhostfd=abc", "Invalid file descriptor number 'abc'"),
+        ("tap,id=x,vhostfds=5:", "Invalid file descriptor number ''"),
+        ("tap,id=x,vhostfd=5,vhostfds=6", "vhostfds= and vhostfd= are mutual exclusive"),
+        ("tap,id=x,queues=2,vhostfd=5",
+         "vhostfd(s)= of 2 queues takes as many descriptors, got 1"),
+        ("tap,id=x,vhostfds=5:6", "vhostfd(s)= of 1 queues takes as many descriptors, got 2"),
+        ("tap,id=x,fds=3:4,vhostfds=5", "of 2 queues takes as many descriptors, got 1"),
+        ("tap,id=x,poll-us=abc", "Parameter 'poll-us' expects"),
+        ("tap,id=x,poll-us=4294967296", "Parameter 'poll-us' expects"),
+        ("tap,id=x,vhost=maybe", "Parameter 'vhost' expects 'on' or 'off'"),
         ("tap", "Parameter 'id' is missing"),
         ("bridge,id=x,bridge=br0", "Invalid parameter 'bridge'"),
     ],
@@ -94,6 +105,19 @@ def test_descriptors_that_are_no_taps_are_refused(fd: str) -> None:
         net.add_netdev("tap", id="x", fd=fd)
     if fd == "0":
         assert os.get_inheritable(0)  # what isn't ours stays as it was
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", False), ("vhost=on", True), ("vhost=off", False), ("vhostforce=on", True),
+        ("vhost=off,vhostforce=on", False), ("vhostfd=5", True), ("poll-us=50", False),
+    ],
+)  # fmt: skip
+def test_vhost_is_on_where_something_says_so(text: str, wanted: bool) -> None:
+    parsed = catalogue.parse("netdev", f"tap,id=x,{text}".rstrip(","))
+    assert isinstance(parsed, tap.TapOptions)
+    assert parsed.wants_vhost == wanted
 
 
 # --- scripts ------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ class Device:
     def describe(self, features: int, memory: bytes) -> None:
         """Say what was negotiated, and where memory is. Raises ``OSError``."""
         ioctl(self.fd, VHOST_SET_FEATURES, FEATURES.pack(features))
-        ioctl(self.fd, VHOST_SET_MEM_TABLE, memory)
+        ioctl(self.fd, VHOST_SET_MEM_TABLE, bytearray(memory))  # bytes may be 1024 at most
 
     def describe_ring(self, handed: Handed, ring: HandedRing, poll_us: int) -> None:
         """Say all about a ring. Raises ``OSError``, ``NotTaken``."""
