@@ -55,6 +55,25 @@ def test_typed_command_works_with_the_card_where_it_was(
         eventually(lambda: echoes(port), timeout_s=20)
 
 
+def test_old_words_boot_with_one_hub_and_its_dump(
+    newest: str, prefix: list[str], host: HostPeer, runtime: str, tmp_path: Path
+) -> None:
+    """Two cards and a user network on VLAN 3; QEMU itself knows no VLAN."""
+    file = tmp_path / "dump.pcap"
+    words = ["-net", "nic,vlan=3,model=e1000,macaddr=52:54:00:12:34:60,name=first"]
+    words += ["-net", "user,vlan=3,name=out", "-net", "nic,vlan=3,model=virtio"]
+    words += ["-net", f"dump,vlan=3,file={file}"]
+    both = f"{loads_driver('e1000')},virtio_pci,virtio_net"
+    with Machine(newest, words, prefix=prefix, kernel_words=both) as guest:
+        macs = guest.check("cat /sys/class/net/eth*/address").split()
+        assert sorted(macs) == ["52:54:00:12:34:56", "52:54:00:12:34:60"]
+        assert guest.lease()["ip"] == "10.0.2.15"
+        guest.check(f"wget -qO /dev/null http://10.0.2.2:{host.http_port}/100000")
+    recorded = file.read_bytes()
+    assert len(recorded) > 100_000
+    assert bytes.fromhex("525400123460") in recorded
+
+
 def echoes(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), 1) as connection:
