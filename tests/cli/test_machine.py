@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import struct
@@ -290,3 +291,71 @@ def test_a_mirror_hears_what_comes_to_the_card(
 def test_a_filter_that_can_not_be_had_is_told(words: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         main(["-netdev", "hubport,id=n,hubid=0", *words.split()])
+
+
+# --- networks in QEMU's older words
+
+
+def networks_of(*words: str) -> str:
+    """What the monitor of such a machine says of its networks."""
+    lines = [
+        {"execute": "qmp_capabilities"},
+        {"execute": "human-monitor-command", "arguments": {"command-line": "info network"}},
+        {"execute": "quit"},
+    ]
+    done = subprocess.run(
+        [*VMWIRE, *words, "-display", "none", "-qmp", "stdio"],
+        input="".join(f"{json.dumps(line)}\n" for line in lines),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    answers = [json.loads(line).get("return") for line in done.stdout.splitlines()]
+    shown = next(answer for answer in answers if isinstance(answer, str))
+    return done.stderr + shown.replace("\r", "").strip()
+
+
+USUAL = """hub 0
+ \\ hub0port1: user.0: index=0,type=user,net=10.0.2.0,restrict=off
+ \\ hub0port0: e1000.0: index=0,type=nic,model=e1000,macaddr=52:54:00:12:34:56"""
+
+
+@pytest.mark.parametrize("words", [(), ("-net", "nic", "-net", "user")])
+def test_a_pc_has_qemus_usual_network(words: tuple[str, ...]) -> None:
+    assert networks_of("-machine", "pc", *words) == USUAL
+
+
+@pytest.mark.parametrize(
+    "words", [("-machine", "none"), ("-nodefaults",), ("-M", "pc", "-net", "none")]
+)
+def test_a_machine_without_the_usual_network(words: tuple[str, ...]) -> None:
+    assert networks_of(*words) == ""
+
+
+def test_a_vlan_of_cards_alone_is_told() -> None:
+    said = networks_of("-M", "pc", "-net", "nic,vlan=1,model=virtio,name=n")
+    assert said.splitlines() == [
+        "vmwire: warning: hub 1 is not connected to host network",
+        "hub 1",
+        " \\ hub1port0: n: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:56",
+    ]
+
+
+def test_a_nic_is_a_pair() -> None:
+    said = networks_of(
+        "-M", "pc", "-nic", "user,model=e1000e,mac=52:54:00:00:00:01", "-nic", "none"
+    )
+    assert said.splitlines() == [
+        "e1000e.0: index=0,type=nic,model=e1000e,macaddr=52:54:00:00:00:01",
+        " \\ nic0: index=0,type=user,net=10.0.2.0,restrict=off",
+    ]
+
+
+def test_the_wrong_old_word_is_named_as_it_was_typed() -> None:
+    done = subprocess.run(
+        [*VMWIRE, "-M", "pc", "-net", "user,bogus=1"], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "vmwire: -net user,bogus=1: Invalid parameter 'bogus'\n",
+    )

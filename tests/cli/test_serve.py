@@ -76,6 +76,42 @@ def test_cards_are_printed_and_their_sockets_stand(runtime: str, start: Start) -
             client.connect(path)
 
 
+def test_old_words_make_cards_and_a_hub(runtime: str, start: Start) -> None:
+    served = start("-net", "nic", "-net", "nic,name=two,model=e1000", "-net", "user,name=out")
+    assert "virtio-net-pci.0: on hub0port0, mac 52:54:00:12:34:56" in served.printed
+    assert "two: on hub0port1, mac 52:54:00:12:34:57" in served.printed
+    stats = stats_of(folder(runtime, served))
+    assert set(stats["netdevs"]) == {"hub0port0", "hub0port1", "hub0port2", "out"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-net", "nosuch"), "-net nosuch: Parameter 'type' does not accept value 'nosuch'"),
+        (("-net", "user,bogus=1"), "-net user,bogus=1: Invalid parameter 'bogus'"),
+        (("-nic", "user,netdev=x"), "-nic user,netdev=x: Invalid parameter 'netdev'"),
+        (
+            ("-net", "nic,model=rtl8139"),
+            "-net nic,model=rtl8139: device 'rtl8139' is not served by vmwire yet",
+        ),
+        (
+            ("-net", "tap,fd=99", "-net", "nic"),
+            "-net tap,fd=99: ",
+        ),
+    ],
+)
+def test_what_is_wrong_with_old_words_names_them(words: tuple[str, ...], said: str) -> None:
+    assert refused(*words).startswith(f"vmwire: {said}")
+
+
+def test_models_are_listed() -> None:
+    for words in (("-net", "nic,model=help"), ("-net", "nic,model=?"), ("-nic", "model=help")):
+        done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=20)
+        title, *models = done.stdout.splitlines()
+        assert title == "Available NIC models for this configuration:"
+        assert "virtio-net-pci (aka virtio)" in models and "e1000" in models
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_ends_it_cleanly(runtime: str, start: Start, number: int) -> None:
     pid_file = os.path.join(runtime, "pid")

@@ -244,7 +244,8 @@ def build(asked: CommandLine, machine: Headless) -> None:
 def add_networks(asked: CommandLine, network: Network) -> None:
     """All chardevs, netdevs, cards and filters, in QEMU's order."""
     _add_chardevs(asked, network)
-    old = modern(networks(asked), asked.nics, asked.netdevs, NIC_MODEL, catalogue.nic_models())
+    models = catalogue.nic_models()
+    old = modern(networks(asked), asked.nics, asked.netdevs, NIC_MODEL, models, as_hubs=True)
     for each in [*_typed("netdev", asked.netdevs), *old.netdevs]:
         with naming(each.typed):
             network.add(_record("netdev", each))

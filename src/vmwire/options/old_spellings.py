@@ -373,10 +373,13 @@ def modern(
     netdevs: Sequence[str],
     default_model: str,
     models: Collection[str],
+    *,
+    as_hubs: bool = False,
 ) -> Modern:
     """Today's words for all ``nets`` and ``nics``, beside ``netdevs`` in today's words already.
 
-    ``models`` are the cards that there are, the ``default_model`` among them.
+    ``models`` are the cards that there are, the ``default_model`` among them. ``as_hubs``: each
+    VLAN is to show as a hub, as it does in QEMU's monitor.
     """
     found = Modern()
     for number, text in enumerate(nics):
@@ -399,7 +402,7 @@ def modern(
                 if nic.netdev not in ids:
                     raise ConfigError(f"netdev '{nic.netdev}' not found")
     for vlan in read_vlans(list(enumerate(nets)), ids):
-        changes |= vlan.modern(vlan.number in joined)
+        changes |= vlan.modern(as_hubs or vlan.number in joined)
         found.warnings += vlan.warnings(vlan.number in joined)
     for place in sorted(changes):
         for words in changes[place]:
