@@ -73,6 +73,24 @@ def test_switched_off_it_lets_all_go_in_order(rig: Rig) -> None:
     assert [data[0] for data in rig.netdev.data] == [0, 1, 2, 0]
 
 
+def test_another_interval_is_in_force_at_once(rig: Rig) -> None:
+    rig.guest.port.send(frames(1))
+    rig.objects.change("b", "interval", 10_000)
+    assert len(rig.netdev.got) == 1
+    rig.guest.port.send(frames(1))
+    rig.pass_time(0.01)
+    assert len(rig.netdev.got) == 2
+
+
+def test_a_queue_that_is_held_no_more_keeps_its_order(rig: Rig) -> None:
+    rig.guest.port.send(frames(2))
+    rig.objects.change("b", "queue", "tx")
+    assert rig.guest.port.send(frames(1)) == 1
+    assert [data[0] for data in rig.netdev.data] == [0, 1, 0]
+    rig.netdev.port.send(frames(1))
+    assert rig.guest.got == []
+
+
 def test_removed_it_lets_all_go(rig: Rig) -> None:
     rig.guest.port.send(frames(2))
     rig.filters["b"].box.close()

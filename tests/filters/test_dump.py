@@ -72,6 +72,18 @@ def test_a_dump_that_is_off_has_a_header_and_nothing_else_until_it_is_on(
     assert [data for *_, data in records(path)] == [b"heard" * 12]
 
 
+def test_records_are_cut_anew_but_are_no_longer_than_the_file_says(
+    rig: Rig, tmp_path: Path
+) -> None:
+    path = tmp_path / "d.pcap"
+    rig.add("filter-dump", id="d", file=str(path), maxlen=40)
+    for maxlen in (20, 50):
+        rig.objects.change("d", "maxlen", maxlen)
+        rig.guest.port.send([Frame.of(bytes(60))])
+    rig.pass_time(1)
+    assert [len(data) for *_, data in records(path)] == [20, 40]
+
+
 def test_an_old_file_is_emptied_and_a_new_one_is_its_owners_alone(rig: Rig, tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     old.write_bytes(b"x" * 100)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vmwire import catalogue, network, registry
+from vmwire.daemon.worker import or_without
 from vmwire.engine.host import FdStore
 from vmwire.filters.dump import path_of_worker
 from vmwire.graph import Kind
@@ -46,11 +47,14 @@ def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
         for typed, text in config.get("filters", ()):
             with naming(_option("object", typed)):
                 filter = _values("object", text)
-                if "file" in filter:
-                    filter["file"] = path_of_worker(filter["file"], restarts)
-                network.add_filter(**filter)
+                if "file" not in filter:
+                    network.add_filter(**filter)
+                    continue
+                filter["file"] = path_of_worker(filter["file"], restarts)
+                with or_without(store, restarts):
+                    network.add_filter(**filter)
         for member, path in config["captures"]:
-            with naming(f"--capture {member}={path}"):
+            with naming(f"--capture {member}={path}"), or_without(store, restarts):
                 network.capture(member, path_of_worker(path, restarts))
     except BaseException:
         network.close()

@@ -23,7 +23,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -70,12 +71,24 @@ def rehearse(config: dict[str, Any]) -> None:
         network.rehearse("device", type, {**values, **(attach[0] if attach else {})})
 
 
+@contextmanager
+def or_without(store: FdStore, restarts: int) -> Iterator[None]:
+    """Add what only listens. A machine that has lost a worker goes on without if need be."""
+    try:
+        yield
+    except ConfigError as error:
+        if not restarts or store.on_trial:
+            raise
+        logger.error("lost with the last worker: %s", error)
+
+
 def build_network(config: dict[str, Any], store: FdStore, restarts: int) -> Network:
     network = Network(store=store)
     try:
         network.build(config)
         for member, path in config.get("captures", ()):
-            network.capture(member, path_of_worker(path, restarts))
+            with or_without(store, restarts):
+                network.capture(member, path_of_worker(path, restarts))
     except BaseException:
         network.close()
         raise
