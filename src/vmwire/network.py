@@ -217,7 +217,8 @@ class Network:
     def build(self, config: Mapping[str, Any]) -> None:
         """Add what ``config`` lists, all of it or nothing.
 
-        ``{"netdevs": [[type, {...}], ...], "devices": [[type, {...}, {attach ...}], ...]}``
+        ``{"chardevs": [[type, {...}], ...], "netdevs": [[type, {...}], ...],
+        "devices": [[type, {...}, {attach ...}], ...]}``
         """
         self.loop.call(lambda: self._build(config))
 
@@ -337,7 +338,10 @@ class Network:
 
     def _build(self, config: Mapping[str, Any]) -> None:
         made: list[Member] = []
+        chardevs: list[str] = []
         try:
+            for type, values in config.get("chardevs", ()):
+                chardevs.append(self.add_chardev(type, **values))
             for type, values in config.get("netdevs", ()):
                 made.append(self._build_netdev(type, dict(values)))
             for type, values, *attach in config.get("devices", ()):
@@ -345,6 +349,8 @@ class Network:
         except BaseException:
             if not self.host.store.on_trial:
                 self._remove_all(reversed(made))
+                for id in chardevs:
+                    self.remove_chardev(id)
             raise
 
     def _build_netdev(self, type: str, values: dict[str, Any]) -> Member:

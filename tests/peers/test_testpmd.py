@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import random
-import shutil
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.attach.vhost_user.served import Served
+from tests.peers.dpdk import testpmd
 
 pytestmark = pytest.mark.peer
 
@@ -32,33 +30,12 @@ SETS = {
 }
 
 
-@contextlib.contextmanager
-def macswap(path: str, folder: Path, vdev: str, *words: str) -> Iterator[Path]:
-    """Run it; gives the file that it writes to."""
-    program = shutil.which("dpdk-testpmd")
-    if program is None:
-        pytest.skip("needs dpdk-testpmd (Debian: dpdk-dev)")
-    log = folder / "testpmd.log"
-    command = [
-        program, "-l", "0-1", "--no-huge", "-m", "256", "--no-pci", "--no-telemetry",
-        f"--file-prefix=vmwire{random.randrange(1 << 30)}",
-        "--vdev", f"net_virtio_user0,path={path},mac=52:54:00:00:00:01{vdev}",
-        "--", "--forward-mode=macswap", "--auto-start", "--no-flush-rx",
-        "--total-num-mbufs=4096", *words,
-    ]  # fmt: skip
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            [*command, "--stats-period=60"], stdin=subprocess.PIPE, stdout=output, stderr=output
-        )
-        try:
-            yield log
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def macswap(
+    path: str, folder: Path, vdev: str, *words: str
+) -> contextlib.AbstractContextManager[Path]:
+    """Run it as the driver of the card at ``path``; gives the file that it writes to."""
+    device = f"net_virtio_user0,path={path},mac=52:54:00:00:00:01{vdev}"
+    return testpmd(folder, device, *words)
 
 
 def deliver(served: Served, data: bytes) -> None:

@@ -13,6 +13,7 @@ root is root inside, and nobody outside (user_namespaces(7)).
 
     -netdev TYPE,...      a network, with QEMU's options (default: user,id=net0); several are
                           eth0, eth1 and so on, but for those that a hubport joins
+    -chardev socket,...   a connection for a netdev that needs one (vhost-user)
     --address A/LENGTH    the address (default: a user network's first lease); once for each network
     --mtu N               the MTU on both sides (default: the network's)
     --capture FILE        record the traffic as pcap
@@ -39,7 +40,7 @@ from vmwire.netdev.user.plan import dotted
 from vmwire.options.syntax import nest
 from vmwire.options.table import table_of
 
-VALUE_OPTIONS = ("netdev", "address", "mtu", "capture", "log", "log-level")
+VALUE_OPTIONS = ("netdev", "chardev", "address", "mtu", "capture", "log", "log-level")
 GUEST_ID = "guest"
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -51,6 +52,7 @@ class Arguments:
 
     given: dict[str, str] = field(default_factory=dict)
     netdevs: list[str] = field(default_factory=list)
+    chardevs: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
 
@@ -61,6 +63,8 @@ class Network:
 
     netdevs: list[list[Any]]
     """As the worker's config has them: type and values."""
+    chardevs: list[list[Any]]
+    """The same of chardevs."""
     fds: dict[str, int]
     """Descriptors that the caller opened, by their names in the fd store."""
     interfaces: list[tuple[str, Interface]]
@@ -104,6 +108,8 @@ def read(argv: list[str]) -> Arguments:
             value = words.pop(0)
         if name == "netdev":
             arguments.netdevs.append(value)
+        elif name == "chardev":
+            arguments.chardevs.append(value)
         elif name == "address":
             arguments.addresses.append(_address(value))
         elif name in arguments.given:
@@ -124,16 +130,16 @@ def _address(text: str) -> str:
 def plan(arguments: Arguments) -> Network:
     """Judge the netdevs, and decide which interface is behind which."""
     mtu = _mtu(arguments.given["mtu"]) if "mtu" in arguments.given else None
-    network = Network([], {}, [])
+    network = Network([], [], {}, [])
+    for text in arguments.chardevs:
+        _take(catalogue.parse("chardev", text), network, network.chardevs)
     asked = [_parse(text, number) for number, text in enumerate(arguments.netdevs or ["user"])]
     joined = {each.netdev for each in asked if isinstance(each, HubportOptions)}
     addresses = iter(arguments.addresses)
     for options in asked:
-        there, fds = claimed(options)
-        network.fds |= fds
-        if isinstance(there, UserOptions) and mtu is not None:
-            there.mtu = mtu
-        network.netdevs.append([table_of(type(there)).name, _values(there)])
+        if isinstance(options, UserOptions) and mtu is not None:
+            options.mtu = mtu
+        there = _take(options, network, network.netdevs)
         if options.id not in joined and getattr(options, "netdev", None) is None:
             name = f"eth{len(network.interfaces)}"
             given = _interface(there, name, next(addresses, None), mtu)
@@ -143,6 +149,14 @@ def plan(arguments: Arguments) -> Network:
     if not network.interfaces:
         raise ConfigError("no netdev is left for the namespace: give it a hubport of its own")
     return network
+
+
+def _take(options: Any, network: Network, members: list[list[Any]]) -> Any:
+    """Add options to ``members`` as they read in the network's process, and return those."""
+    there, fds = claimed(options)
+    network.fds |= fds
+    members.append([table_of(type(there)).name, _values(there)])
+    return there
 
 
 def _parse(text: str, number: int) -> Any:
@@ -215,6 +229,7 @@ def _start_network(arguments: Arguments, network: Network, guest: Guest) -> int:
     behind = zip(cards, network.interfaces, strict=True)
     taps = zip(cards, [guest.tap, *guest.further], strict=True)
     config: dict[str, Any] = {
+        "chardevs": network.chardevs,
         "netdevs": network.netdevs,
         "devices": [["netns", {"id": card, "netdev": id}] for card, (id, _) in behind],
         "captures": [[first, os.path.abspath(capture)]] if capture else [],
