@@ -20,6 +20,7 @@ from contextlib import suppress
 from functools import partial
 
 from vmwire.bus.virtio.handed_on import TakingPort
+from vmwire.engine.clock import Timer
 from vmwire.engine.loop import Loop
 from vmwire.netdev import tun
 from vmwire.netdev.tap_queue import TapQueue
@@ -27,6 +28,9 @@ from vmwire.wire.frame import HEADER, Frame, Gso
 from vmwire.wire.port import EVERYTHING, PACKETS_ONLY, Accepts, Room, stats
 
 log = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+"""How often to look whether a tap that somebody else reads and writes is still there."""
 
 WITHOUT_USO = Accepts(True, EVERYTHING.gso & ~Gso.UDP_L4)
 
@@ -42,6 +46,8 @@ class TapPort:
     def __init__(self, name: str) -> None:
         self.queues: list[TapQueue] = []
         self.has_header = True
+        self._loop: Loop | None = None
+        self._looking: Timer | None = None
         self.port = TakingPort(
             name,
             _nobody,
@@ -54,6 +60,7 @@ class TapPort:
     def take(self, fds: Sequence[int], loop: Loop, *, header: bool = True) -> None:
         """Take the queues' non-blocking descriptors (``tun.open_tap``), and own them."""
         self.has_header = header
+        self._loop = loop
         port = self.port
         self.queues = [TapQueue(fd, port, loop, self._vanished, header=header) for fd in fds]
         first = self.queues[0]
@@ -82,10 +89,14 @@ class TapPort:
                 tun.set_header_size(queue.fd, header_size)
         for queue in others:
             queue.detach()
+        self._look_later()
         return [queue.fd for queue in lent]
 
     def reclaim(self) -> None:
         """Read and write all queues again. Harmless when nobody has any."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
         for queue in self.queues:
             if self.has_header:
                 with suppress(OSError):  # the interface may have been deleted
@@ -93,6 +104,18 @@ class TapPort:
             queue.rejoin()
         if self.queues:
             self._receive_by(self.queues[0])
+
+    def _look_later(self) -> None:
+        if self._loop is not None:
+            self._looking = self._loop.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        try:
+            tun.interface(self.queues[0].fd)
+        except OSError as error:
+            self._vanished(error)
+        else:
+            self._look_later()
 
     def _receive_aside(self, padding: bytes, frames: Sequence[Frame]) -> int:
         """Write the few frames that don't come from rings: announcements, what a test injects."""

@@ -104,19 +104,15 @@ class TapQueue:
         self.fd = -1
 
     def part(self) -> None:
-        """Keep away from the tap until ``rejoin``: somebody else reads and writes it.
-
-        Whether it is there is still watched.
-        """
-        self._watch(0)
+        """Keep away from the tap until ``rejoin``: somebody else reads and writes it."""
         self._elsewhere = True
         self._refused = []
+        self._loop.unwatch(self.fd)  # even of nothing it would wake us for each frame
 
     def detach(self) -> None:
         """Have the kernel use other queues until ``rejoin``, and keep away from this one."""
-        self._elsewhere = self._detached = True
-        self._refused = []
-        self._loop.unwatch(self.fd)  # the kernel calls it broken
+        self.part()
+        self._detached = True
         tun.set_attached(self.fd, False)
 
     def rejoin(self) -> None:
@@ -128,8 +124,8 @@ class TapQueue:
             self._detached = False
             with suppress(OSError):  # the interface may have been deleted
                 tun.set_attached(self.fd, True)
-            self._loop.watch(self.fd, 0, self._on_ready)
-            self._events = 0
+        self._loop.watch(self.fd, 0, self._on_ready)
+        self._events = 0
         self._watch(READ | (WRITE if self._unsent else 0))
 
     def _watch(self, events: int) -> None:
@@ -138,9 +134,6 @@ class TapQueue:
             self._loop.change(self.fd, events)
 
     def _on_ready(self, events: int) -> None:
-        if self._elsewhere:  # nothing is asked for, so this is the end
-            self._on_gone(OSError(errno.ENODEV, os.strerror(errno.ENODEV)))
-            return
         if events & WRITE:
             self._on_writable()
         if events & ~WRITE:

@@ -78,7 +78,7 @@ def adopt(fd: int) -> tuple[str, bool]:
 
     Raises ``OSError``: EBADF or ENOTTY if it isn't a tap's, EINVAL if it is one of another kind.
     """
-    name, flags = IFREQ.unpack(ioctl(fd, TUNGETIFF, bytes(IFREQ.size)))
+    name, flags = interface(fd)
     if not flags & IFF_TAP or not flags & IFF_NO_PI:
         raise OSError(errno.EINVAL, "it carries packets, not frames")
     os.set_blocking(fd, False)
@@ -86,7 +86,13 @@ def adopt(fd: int) -> tuple[str, bool]:
     header = bool(flags & IFF_VNET_HDR)
     if header:
         _set_header(fd)
-    return name.rstrip(b"\0").decode(), header
+    return name, header
+
+
+def interface(fd: int) -> tuple[str, int]:
+    """The interface's name and flags. Raises ``OSError``: EBADFD when it was deleted."""
+    name, flags = IFREQ.unpack(ioctl(fd, TUNGETIFF, bytes(IFREQ.size)))
+    return name.rstrip(b"\0").decode(), flags
 
 
 def _set_header(fd: int) -> None:

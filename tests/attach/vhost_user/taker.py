@@ -13,7 +13,7 @@ from vmwire.bus.virtio.handed_on import Handed, NotTaken, TakingPort
 from vmwire.bus.virtio.split import Layout, SplitQueue
 from vmwire.engine.memory import GuestMemory, Region, gather, map_region, scatter
 from vmwire.nic.virtio_net import FEATURES
-from vmwire.wire.port import EVERYTHING
+from vmwire.wire.port import EVERYTHING, Room
 
 FAR_TOO_MANY = 1 << 30
 
@@ -31,6 +31,8 @@ class FakeTaker:
         self.handed: Handed | None = None
         self.times = 0
         """How often rings were handed on."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called while rings go either way: what a netdev does then is heard of at the card."""
         self.lost: Callable[[str], None] = lambda why: None
         self.got: list[bytes] = []
         self.signals: list[tuple[int, int, int]] = []
@@ -48,6 +50,7 @@ class FakeTaker:
         assert self.handed is None, "handed on twice"
         self.handed, self.lost = handed, lost
         self.times += 1
+        self.changed()
         self._regions = [
             map_region(each.fd, each.here, each.info.size, each.info.offset)
             for each in handed.regions
@@ -93,6 +96,7 @@ class FakeTaker:
 
     def give_back(self) -> Mapping[int, int]:
         assert self.handed is not None, "given back twice"
+        self.changed()
         self.handed = None
         bases = {index: queue.position for index, queue in self._queues.items()}
         for queue in self._queues.values():
@@ -113,3 +117,9 @@ class TakingEnd(End):
         super().__init__(name)
         self.port: TakingPort = TakingPort(name, self.receive, accepts=EVERYTHING)
         self.port.taker = taker
+        taker.changed = self._change
+
+    def _change(self) -> None:
+        """As a tap does: there is room for reservations only while the tap is its own."""
+        self.port.set_room(Room(self.reserve, self.commit, self.cancel))
+        self.port.set_room(None)

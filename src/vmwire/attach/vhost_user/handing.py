@@ -146,6 +146,7 @@ class Handing:
         try:
             taker.take(self._handed(rings), self._on_lost)
         except NotTaken:
+            self._taker = None
             self._home({ring.index: ring.base for ring in rings})
             raise
 
@@ -162,13 +163,17 @@ class Handing:
     # Taking back
 
     def _take_back(self) -> None:
-        if self._taker is not None:
-            self._home(self._taker.give_back())
+        taker, self._taker = (
+            self._taker,
+            None,
+        )  # its giving back is heard of as a change of the wire
+        if taker is not None:
+            self._home(taker.give_back())
 
     def _home(self, bases: Mapping[int, int]) -> None:
         """Go on with the rings that were elsewhere."""
         backend, rings = self._backend, self._rings
-        self._taker, self._rings = None, []
+        self._rings = []
         for ring in rings:
             ring.handed = False
             base = bases.get(ring.index)
