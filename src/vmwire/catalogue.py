@@ -14,11 +14,12 @@ vmwire.errors.ConfigError: -device virtio-net,mq=maybe: Parameter 'mq' expects '
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
 from vmwire.options import table
-from vmwire.options.old_spellings import MODELS
+from vmwire.options.old_spellings import MODELS, asks_for_models
 from vmwire.options.syntax import HELP_WORDS, JsonOptions, OptionList
 from vmwire.options.syntax import parse as parse_syntax
 from vmwire.options.table import Table, naming
@@ -125,6 +126,19 @@ def help_for(kind: str, text: str) -> str | None:
 
 def _list(kind: str) -> str:
     return "\n".join([TITLES[kind], *(each.list_line() for each in tables(kind))])
+
+
+def help_wanted(asked: Iterable[tuple[str, str]]) -> str | None:
+    """What to print if one of these options, names and arguments, asks for help."""
+    for kind, text in asked:
+        if kind in ("net", "nic"):
+            found = models() if asks_for_models(kind, text) else None
+        else:
+            with naming(f"-{kind} {text}"):
+                found = help_for(kind, text)
+        if found is not None:
+            return found
+    return None
 
 
 def nic_models() -> set[str]:

@@ -359,3 +359,19 @@ def test_the_wrong_old_word_is_named_as_it_was_typed() -> None:
         1,
         "vmwire: -net user,bogus=1: Invalid parameter 'bogus'\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "title"),
+    [
+        (("-net", "nic,model=help"), "Available NIC models for this configuration:"),
+        (("-nic", "model=?"), "Available NIC models for this configuration:"),
+        (("-netdev", "help"), "Available netdev backend types:"),
+        (("-device", "help"), "Network devices:"),
+    ],
+)
+def test_help_is_given_instead_of_a_machine(
+    words: tuple[str, ...], title: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-M", "pc", *words]) == 0
+    assert capsys.readouterr().out.startswith(title)

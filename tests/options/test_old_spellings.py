@@ -120,6 +120,11 @@ def test_names_are_nobody_elses() -> None:
     ]
 
 
+def test_cards_of_one_name_are_two() -> None:
+    found = modern("nic,name=a", "nic,name=a", "user")
+    assert [text.split(",")[1] for text in devices(found)] == ["id=a", "id=e1000.0"]
+
+
 def test_none_is_nothing() -> None:
     assert modern("none", "none,vlan=2") == Modern()
 

@@ -75,6 +75,9 @@ class CommandLine:
 def main(argv: list[str]) -> int:
     """Be the machine that ``argv`` (without the command's name) describes, until told to end."""
     asked = read(argv)
+    if (shown := help_wanted(asked)) is not None:
+        print(shown)
+        return 0
     pc = Bench(asked.ram_size, bare=asked.machine == "none")
     with Headless(pc, asked.machine) as machine:
         build(asked, machine)
@@ -110,6 +113,13 @@ def read(argv: list[str]) -> CommandLine:
             else:
                 _check_meaningless(name, value)
     return asked
+
+
+def help_wanted(asked: CommandLine) -> str | None:
+    """What to print if some option asks for help."""
+    kinds = {"net": asked.nets, "nic": asked.nics, "device": asked.devices}
+    kinds |= {"netdev": asked.netdevs, "object": asked.objects}
+    return catalogue.help_wanted((kind, text) for kind, texts in kinds.items() for text in texts)
 
 
 def _check_meaningless(name: str, value: str) -> None:

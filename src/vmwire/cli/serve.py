@@ -36,7 +36,7 @@ from vmwire.daemon.notify import PidFile, sd_notify
 from vmwire.daemon.rundir import RunDir
 from vmwire.daemon.store import KeptFds
 from vmwire.errors import ConfigError
-from vmwire.options.old_spellings import Asked, Modern, asks_for_models, modern
+from vmwire.options.old_spellings import Asked, Modern, modern
 from vmwire.options.syntax import parse
 from vmwire.options.table import KINDS, naming, table_of
 
@@ -116,16 +116,10 @@ def read(argv: list[str]) -> Arguments:
 
 def help_wanted(arguments: Arguments) -> str | None:
     """What to print if some option asks for help."""
-    for kind in ("net", "nic"):
-        if any(asks_for_models(kind, text) for text in getattr(arguments, kind)):
-            return catalogue.models()
-    for kind in ("device", "netdev", "object", "chardev"):
-        for text in getattr(arguments, kind):
-            with naming(f"-{kind} {text}"):
-                found = catalogue.help_for(kind, text)
-            if found is not None:
-                return found
-    return None
+    kinds = ("net", "nic", "device", "netdev", "object", "chardev")
+    return catalogue.help_wanted(
+        (kind, text) for kind in kinds for text in getattr(arguments, kind)
+    )
 
 
 # --- the network --------------------------------------------------------------------------------

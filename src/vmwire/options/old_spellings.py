@@ -362,8 +362,11 @@ class Modern:
             return kind.append(Asked(argument, typed))
         nic = read_net_nic(argument)
         driver = nic.driver(default_model)
-        number = sum(asked.text.startswith(f"{driver},id={driver}.") for asked in self.devices)
-        self.devices.append(Asked(nic.device(default_model, f"{driver}.{number}"), typed))
+        used = {parse_list(asked.text, "driver").first("id") for asked in self.devices}
+        if nic.name in used:
+            nic.name = None
+        id = next(each for n in range(len(used) + 1) if (each := f"{driver}.{n}") not in used)
+        self.devices.append(Asked(nic.device(default_model, id), typed))
         return None
 
 
