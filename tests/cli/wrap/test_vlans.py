@@ -94,10 +94,8 @@ def test_vlans_are_taken_one_by_one() -> None:
         ("-net nic,model=rtl8139 -net nic -net user", None, "the card is rtl8139"),
         ("-net nic -net user", FakeHost(qemu_7_2()), "vfio-user-pci"),
         ("-net nic,model=virtio -net user,smb=/x", None, "smb"),
-        ("-net nic,model=virtio -net tap,vhost=on", None, "vhost"),
         ("-net nic", None, "nothing of the host's"),
         ("-net user", None, "no card"),
-        ("-net nic -net dump", None, "nothing of the host's"),
         (PAIR, FakeHost(fixed=("-net", "dump")), "the program itself"),
         (f"{PAIR} -loadvm x", None, "-loadvm"),
         (f"{PAIR} -netdev hubport,id=h,hubid=0 -device rtl8139,netdev=h", None, "rtl8139"),
@@ -109,6 +107,24 @@ def test_a_vlan_stays_as_a_whole(line: str, host: FakeHost | None, reason: str) 
     decided = decide(line, host)
     assert not decided.taken
     assert any(reason in (verdict.reason or "") for verdict in decided.verdicts)
+
+
+@pytest.mark.parametrize(
+    ("line", "warning"),
+    [
+        ("-net nic,vlan=1,model=virtio", "hub 1 is not connected to host network"),
+        ("-net user,name=out", "hub 0 with no nics"),
+        ("-net dump -net nic", "hub 0 is not connected to host network"),
+    ],
+)
+def test_a_vlan_that_leads_nowhere_is_served_if_its_words_are_old(line: str, warning: str) -> None:
+    decided = decide(line)
+    assert decided.taken and decided.warnings == [warning]
+    assert not {"vlan", "name", "dump"} & set(rewritten(line).replace(",", " ").split())
+
+
+def test_a_taps_vhost_is_no_reason_since_qemu_has_it_on_a_hub() -> None:
+    assert reasons("-net nic,model=virtio -net tap,vhost=on") == [None]
 
 
 def test_keep_knows_the_name() -> None:

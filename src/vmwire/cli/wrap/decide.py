@@ -251,7 +251,8 @@ def _filter_reasons(entry: Entry, judge: Judge) -> Iterator[str]:
 
 def _speed_reasons(verdict: Verdict, wishes: Wishes) -> Iterator[str]:
     """Nothing gets slower by vmwire, unless something asks for it."""
-    if verdict.attach is not cards.VHOST_USER or verdict.filters:
+    on_a_hub = verdict.entry.option.vlan is not None  # whose frames QEMU moves by itself
+    if verdict.attach is not cards.VHOST_USER or verdict.filters or on_a_hub:
         return
     mover = fast_paths.mover(verdict.entry)
     if mover is not None and verdict.names.isdisjoint(wishes.take):

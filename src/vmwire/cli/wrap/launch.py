@@ -55,6 +55,8 @@ def main(settings: Settings, command: list[str]) -> int:
         return _explain(decided, settings)
     if not decided.taken:
         return execute(_without(decided, settings))
+    for warning in decided.warnings:
+        print(f"vmwire: warning: {warning}", file=sys.stderr)
     return execute(_with_network(decided, settings, captures))
 
 

@@ -124,6 +124,8 @@ class Decision:
     roms: dict[str, bytes] = field(default_factory=dict)
     """Copies of expansion ROMs, by the type of the card that they are made out to."""
     fault: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    """What QEMU would say of what is taken."""
 
     @property
     def taken(self) -> list[Verdict]:
@@ -150,6 +152,8 @@ def decision(command: Sequence[str], wishes: Wishes, host: Host) -> Decision:
         staying = vlans.staying(decided.verdicts)
         if not staying:
             decided.verdicts += vlans.left_to_qemu(attempt.line, left)
+            if decided.taken:
+                decided.warnings += vlans.warnings(attempt.line, left)
             return decided
         left |= staying
 

@@ -62,6 +62,14 @@ def left_to_qemu(line: CommandLine, left: Mapping[int, str]) -> Iterator[Verdict
                 yield Verdict(_entry(line, member), member.id, reason=reason)
 
 
+def warnings(line: CommandLine, left: Mapping[int, str]) -> Iterator[str]:
+    """What QEMU would say of the VLANs that are taken."""
+    joined = hub_numbers(_netdevs(line))
+    for vlan in _vlans(line):
+        if vlan.number not in left and _why_not(line, vlan) is None:
+            yield from vlan.warnings(vlan.number in joined)
+
+
 def numbers_left(survey: Survey) -> set[int]:
     """The hubs on which QEMU puts something by ``-net``."""
     alone = [entry for entry in survey.named("net") if entry.type != "none"]
@@ -97,14 +105,26 @@ def _netdevs(line: CommandLine) -> list[str]:
 
 
 def _why_not(line: CommandLine, vlan: Vlan) -> str | None:
-    """Why a VLAN isn't put into today's words at all."""
-    if not vlan.backends:
+    """Why a VLAN isn't put into today's words at all.
+
+    One that leads nowhere is nothing to serve, unless its words are too old for most QEMUs.
+    """
+    if not vlan.backends and not _is_old(line, vlan):
         return "nothing of the host's is on its VLAN"
-    if not vlan.nics:
+    if not vlan.nics and not _is_old(line, vlan):
         return "no card is on its VLAN"
     if any(line.options[member.place].fixed for member in vlan.members):
         return "the program itself sets a part of its VLAN"
     return None
+
+
+def _is_old(line: CommandLine, vlan: Vlan) -> bool:
+    """Whether QEMU hasn't known such words for long."""
+    several = [line.options[member.place].options() for member in vlan.members]
+    return any(
+        "vlan" in options or "name" in options or options.get("type") == "dump"
+        for options in several
+    )
 
 
 def _in_todays_words(line: CommandLine, vlan: Vlan) -> dict[int, list[Option]]:
