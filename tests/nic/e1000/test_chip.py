@@ -151,6 +151,20 @@ def test_a_card_moves_in_the_middle_of_a_packet(model: str) -> None:
     assert other.received() == [frame(80)]
 
 
+def test_a_card_that_is_taken_over_sends_what_waits_when_the_loop_turns() -> None:
+    rig, other = Rig().start(), Rig()
+    rig.chip.words[R.TCTL.index] &= ~2  # the driver kicks, and what it kicks is dead
+    rig.put(TX_DATA, frame(100))
+    rig.describe(TX_DATA, 100 | DATA | EOP | IFCS | RS)
+    rig.kick()
+    rig.chip.words[R.TCTL.index] |= 2
+    other.buffer[:] = rig.buffer
+    other.chip.restore(rig.chip.save())
+    assert (other.wire.data, other.buffer) == ([], rig.buffer)
+    other.turn()
+    assert other.wire.data == [frame(100)]
+
+
 def test_states_of_others_are_refused() -> None:
     rig = Rig()
     state = rig.chip.save()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.nic.e1000.rig import DATA, EOP, MAC, RS, TSE, frame
+from tests.nic.e1000.rig import DATA, EOP, IFCS, MAC, RS, TSE, TX_DATA, frame
 from tests.nic.e1000e.rig import Rig
 from vmwire.nic.e1000e.registers import RXQ, TXQ
 from vmwire.nic.e1000e.registers import Registers as R
@@ -271,6 +271,20 @@ def test_place_counts_for_more_than_the_state() -> None:
     other.chip.restore(state | {"place": rig.chip.save_place()})
     assert other.read(R.RDH) == 1
     assert len(rig.chip.save_place()) <= 240
+
+
+def test_a_card_that_is_taken_over_sends_what_waits_when_the_loop_turns() -> None:
+    rig, other = Rig().start(), Rig()
+    rig.chip.words[R.TCTL.index] &= ~2  # the driver kicks, and what it kicks is dead
+    rig.put(TX_DATA, frame(100))
+    rig.describe(TX_DATA, 100 | DATA | EOP | IFCS | RS)
+    rig.kick()
+    rig.chip.words[R.TCTL.index] |= 2
+    other.buffer[:] = rig.buffer
+    other.chip.restore(rig.chip.save())
+    assert (other.wire.data, other.buffer) == ([], rig.buffer)
+    other.turn()
+    assert other.wire.data == [frame(100)]
 
 
 def test_a_restored_card_sends_again_what_may_have_been_lost() -> None:

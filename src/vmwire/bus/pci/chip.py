@@ -75,7 +75,11 @@ class Chip(Protocol):
         """Return the whole state as plain data (numbers, bytes, strings, lists, dicts)."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take on a state that ``save`` gave. ValueError if it isn't one."""
+        """Take on a state that ``save`` gave. ValueError if it isn't one.
+
+        The state may be another process's still, which goes on if this one can't: nothing goes out
+        and the guest's memory is as it was until the loop turns.
+        """
 
     def set_link(self, up: bool) -> None:
         """Plug or pull the cable at the card."""

@@ -91,6 +91,7 @@ class E1000(Mac, Registers):
             accepts=Accepts(True, Gso.TCPV4 | Gso.TCPV6 | Gso.ECN, LONGEST),
         )
         self._init_vet = init_vet
+        self._defer = slot.defer
         self._io_address = 0
         if not extra_registers:
             self.hide(EXTRA)
@@ -167,7 +168,7 @@ class E1000(Mac, Registers):
         except (KeyError, TypeError, IndexError, OverflowError) as error:
             raise ValueError(f"not a card's state: {error!r}") from error
         self._note_receiver()
-        self._transmitter.run()
+        self._defer(self._transmitter.run)  # nothing leaves while the card may be another's yet
 
     # General registers
 

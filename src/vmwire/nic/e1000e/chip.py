@@ -109,6 +109,7 @@ class E1000E(Mac, Registers):
         self._wire_takes = self.port.send if offloads else self.port.send_plain
         self._init_vet = init_vet
         self._migrate_timadj = migrate_timadj
+        self._defer = slot.defer
         self._io_address = 0
         self._nvm = Nvm(contents(mac))
         self._causes: Causes = Causes(self.words, slot.interrupts, slot.timers)
@@ -193,7 +194,7 @@ class E1000E(Mac, Registers):
             raise ValueError(f"not a card's state: {error!r}") from error
         self._scaling.forget()
         self._note_receiver()
-        self._transmit()
+        self._defer(self._transmit)  # nothing leaves while the card may be another's yet
 
     def _restore_parts(self, state: Mapping[str, Any]) -> None:
         self._causes.reset()
