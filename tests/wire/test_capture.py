@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 import pytest
 from tests.wire.boxes import End, frames
 from tests.wire.packets import superframe_tcp4
+from tests.wire.test_runs import a_run, texts
 
 from vmwire.wire.capture import BUFFER_BYTES, FLUSH_AFTER_S, Capture
 from vmwire.wire.frame import NO_OFFLOAD, Frame
 from vmwire.wire.port import EVERYTHING, Port
+from vmwire.wire.runs import IPV4
 
 START = 1_700_000_000_123_456_789
 
@@ -72,6 +74,17 @@ def test_long_frame_is_cut_to_the_snap_length() -> None:
     r = Recorder(snap_length=10)
     r.a.port.send([Frame([memoryview(bytes(8)), memoryview(bytes(80))], 88)])
     assert r.records() == [(START + 1, 88, bytes(10))]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_superframe_of_udp_is_recorded_as_the_datagrams_that_it_stands_for(copied: bool) -> None:
+    r = Recorder()
+    (run,) = a_run(IPV4, texts(3))
+    r.a.port.send([run.copy() if copied else run])
+    assert [(length, data[42:]) for _, length, data in r.records()] == [
+        (60, each) for each in texts(3)
+    ]
+    assert len(r.b.got) == 1
 
 
 def test_superframe_is_one_record_and_its_checksum_counts_as_unfinished() -> None:

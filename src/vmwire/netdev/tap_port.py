@@ -148,8 +148,10 @@ class TapPort:
         return EVERYTHING if _has_uso(fd) else WITHOUT_USO
 
     def _set_offload(self) -> None:
-        flags = tun.offload_flags(self.port.peer_accepts) if self.has_header else 0
+        accepts = self.port.peer_accepts if self.has_header else PACKETS_ONLY
+        flags = tun.offload_flags(accepts)
         for queue in self.queues:
+            queue.slots.joins = bool(accepts.checksum and accepts.gso & Gso.UDP_L4)
             with suppress(OSError):  # the interface may have been deleted
                 tun.set_offload(queue.fd, flags)
 

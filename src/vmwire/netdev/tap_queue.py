@@ -28,38 +28,20 @@ from io import FileIO
 
 from vmwire.engine.loop import READ, WRITE, Loop
 from vmwire.netdev import tun
-from vmwire.wire.frame import HEADER, MAX_FRAME, NO_OFFLOAD, Frame, Offload, View
+from vmwire.netdev.tap_slots import SLOT_BYTES, Slots
+from vmwire.wire.frame import HEADER, Frame, Offload, View
 from vmwire.wire.port import Port
 
-BATCH_FRAMES = 32
+MOST_FRAMES = 64
 """Frames read before they are offered; also the number of buffers."""
+MOST_LARGE_FRAMES = 32
+"""As long as they are superframes."""
 TURN_BYTES = 2 << 20
 """What is read at most before other descriptors get their turn (some 500 small frames)."""
 FRAME_BYTES = 4096
 """What any frame costs of that, besides its bytes."""
 ASK_FOR_MORE = 8
 """Frames that come one by one before a second one is asked for."""
-SLOT_BYTES = HEADER.size + MAX_FRAME
-
-
-class _Slot:
-    """One buffer of the ring: where to read, the header in it, the frame behind it."""
-
-    __slots__ = ("body", "header", "whole")
-
-    def __init__(self) -> None:
-        self.whole = memoryview(bytearray(SLOT_BYTES))
-        self.header = self.whole[: HEADER.size]
-        self.body = self.whole[HEADER.size :]
-
-    def frame(self, length: int) -> Frame:
-        """What was read, with its header: ``length`` bytes in all."""
-        length -= HEADER.size
-        return Frame((self.body[:length],), length, Offload.unpack(self.header.tobytes()))
-
-    def plain_frame(self, length: int) -> Frame:
-        """What was read, without a header."""
-        return Frame((self.whole[:length],), length, NO_OFFLOAD)
 
 
 class TapQueue:
@@ -83,9 +65,10 @@ class TapQueue:
         self._loop = loop
         self._on_gone = on_gone
         self._start = HEADER.size if header else 0
-        self._slots = [_Slot() for _ in range(BATCH_FRAMES)]
+        self.slots = Slots(MOST_FRAMES, header)
         self._refused: list[Frame] = []
         self._staged = memoryview(bytearray(SLOT_BYTES))
+        self._burst = MOST_LARGE_FRAMES
         self._in_bursts = True
         self._alone = 0
         self._unsent = 0
@@ -144,40 +127,49 @@ class TapQueue:
 
     # From the tap to the wire
 
-    def _one_slot(self) -> list[_Slot]:
+    def _one_slot(self) -> list[View]:
         """Return where to read when frames come one by one.
 
         Asking for a second one in vain costs a system call; if there is one, readiness says so at
         once. Now and then it is worth asking whether they come in bursts by now.
         """
         self._alone += 1
-        return self._slots[: 1 if self._alone % ASK_FOR_MORE else 2]
+        return self.slots.wholes[: 1 if self._alone % ASK_FOR_MORE else 2]
 
     def _read(self) -> None:
-        readinto, slots = self._file.readinto, self._slots
-        send, start = self._port.send, self._start
-        budget, cost = TURN_BYTES, FRAME_BYTES
+        send, slots = self._port.send, self.slots
+        budget = TURN_BYTES
         while budget > 0:
-            frames = []
-            for slot in slots if self._in_bursts else self._one_slot():
-                length = readinto(slot.whole)
-                if length is None:
-                    budget = 0
-                    break
-                frames.append(slot.frame(length) if start else slot.plain_frame(length))
-                budget -= length + cost
-                if budget <= 0:
-                    break
-            if not frames:
+            alone = not self._in_bursts
+            room = self._one_slot() if alone else slots.wholes[: self._burst]
+            lengths = self._fill(room)
+            if not lengths:
                 return
-            if not self._in_bursts:
-                budget = 0
-            self._in_bursts = len(frames) > 1
+            count = len(lengths)
+            size = sum(lengths)
+            budget -= size + FRAME_BYTES * count
+            self._in_bursts = count > 1
+            self._burst = MOST_FRAMES if size < FRAME_BYTES * count else MOST_LARGE_FRAMES
+            frames = slots.frames(lengths)
             taken = send(frames)
             if taken < len(frames):
                 self._refused = frames[taken:]
                 self._watch(self._events & ~READ)
                 return
+            if alone or count < len(room):
+                return
+
+    def _fill(self, room: Sequence[View]) -> list[int]:
+        """Read one frame into each slot; return the lengths of as many as there are."""
+        readinto = self._file.readinto
+        lengths: list[int] = []
+        add = lengths.append
+        for slot in room:
+            length = readinto(slot)
+            if length is None:
+                break
+            add(length)
+        return lengths
 
     def resume(self) -> None:
         """The wire has room again."""

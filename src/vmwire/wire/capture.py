@@ -7,10 +7,11 @@ those, written in this machine's byte order, link type 1 (Ethernet). A record is
 took, in the order in which it took it: refused frames are recorded when they are offered again and
 taken.
 
-The capture doesn't change what passes. So a superframe is one record of up to 64 KiB, and a
+The capture doesn't change what passes. So a superframe of TCP is one record of up to 64 KiB, and a
 checksum that is still to be done by a later box is recorded as it stands, with the pseudo-header
 sum in its place; analysers call it a bad checksum (Wireshark: "validate checksum if possible" is
-off by default for that reason). Their number is in ``stats``.
+off by default for that reason). Their number is in ``stats``. A superframe of UDP is recorded as
+the datagrams that it stands for: as one, it would be a longer datagram that nobody sent.
 
 Records are gathered and written in large pieces, the last ones after ``FLUSH_AFTER_S``. A file
 that can't be written ends the capture, not the traffic.
@@ -24,8 +25,10 @@ from contextlib import suppress
 from struct import Struct
 from typing import BinaryIO
 
-from vmwire.wire.frame import F_NEEDS_CSUM, Frame, Offload, View
+from vmwire.wire.frame import F_NEEDS_CSUM, Frame, Gso, Offload, View
+from vmwire.wire.offload import finish
 from vmwire.wire.port import Port
+from vmwire.wire.runs import Run
 from vmwire.wire.through import Through
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ LINKTYPE_ETHERNET = 1
 DEFAULT_SNAP_LENGTH = 262144
 BUFFER_BYTES = 256 * 1024
 FLUSH_AFTER_S = 0.2
+UDP_WHOLE = int(Gso.UDP_L4)
 
 
 class Capture(Through):
@@ -157,6 +161,12 @@ class Capture(Through):
         }
 
     def _record(self, moment: int, frame: Frame) -> bytes:
+        if frame.offload.needs & UDP_WHOLE:
+            whole = frame if isinstance(frame, Run) else _cut_to_length(frame)
+            return b"".join([self._record_of(moment, part) for part in finish(whole) or [frame]])
+        return self._record_of(moment, frame)
+
+    def _record_of(self, moment: int, frame: Frame) -> bytes:
         length = frame.length
         kept = min(length, self.snap_length)
         self.records += 1
@@ -183,3 +193,8 @@ class Capture(Through):
         if file is not None:
             with suppress(OSError):
                 file.close()
+
+
+def _cut_to_length(frame: Frame) -> Frame:
+    """The same frame without what views go on with behind it."""
+    return Frame(frame.payload(0, frame.length), frame.length, frame.offload)

@@ -24,6 +24,7 @@ from vmwire.wire.frame import (
     Offload,
 )
 from vmwire.wire.protocols.checksum import fold, ones_complement_sum
+from vmwire.wire.runs import Run
 
 U16 = Struct("!H")
 U32 = Struct("!I")
@@ -47,6 +48,8 @@ MAX_SEGMENTS = 4096
 
 def finish(frame: Frame) -> list[Frame]:
     """Return ``frame`` as frames with nothing left to do; [] if its offload doesn't hold."""
+    if isinstance(frame, Run):
+        return [done for part in frame.parts() for done in finish(part)]
     offload = frame.offload
     if not offload.known or frame.length < offload.least_length:
         return []

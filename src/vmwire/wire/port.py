@@ -38,6 +38,7 @@ from dataclasses import dataclass, field
 
 from vmwire.wire.frame import MAX_FRAME, NO_OFFLOAD, Frame, Gso, Offload, View, total_length
 from vmwire.wire.offload import finish
+from vmwire.wire.runs import Run
 
 HEADROOM = 138
 """Bytes that are contiguous at a reservation's start: Ethernet, a VLAN tag, and the longest IPv4
@@ -286,7 +287,7 @@ class Port:
         then counts as taken.
         """
         for index, frame in enumerate(frames):
-            parts = [frame] if accepts.takes(frame.offload) else finish(frame)
+            parts = _as_taken(frame, accepts)
             if not parts:
                 self.drops["malformed superframe"] += 1
                 continue
@@ -339,6 +340,17 @@ class Port:
         peer = self.peer
         assert peer is not None and peer.room is not None
         peer.room.cancel()
+
+
+def _as_taken(frame: Frame, accepts: Accepts) -> list[Frame]:
+    """``frame`` as somebody with these abilities can take it; [] if it is malformed."""
+    if accepts.takes(frame.offload):
+        return [frame]
+    if isinstance(frame, Run):
+        parts = frame.parts()
+        if accepts.takes(parts[0].offload):
+            return parts
+    return finish(frame)
 
 
 def stats(port: Port) -> dict[str, object]:

@@ -8,8 +8,12 @@ import json
 
 import pytest
 from tests.netdev.user.guest import GUEST, Bench
+from tests.netdev.user.harness import CHECKSUM_LEFT
 
+from vmwire.wire.frame import Frame
 from vmwire.wire.protocols import udp
+from vmwire.wire.protocols.checksum import pseudo_header_sum
+from vmwire.wire.runs import IPV4, runs
 
 DNS = bytes((10, 0, 2, 3))
 
@@ -20,6 +24,15 @@ def test_stats_tell_of_the_dns_relay(bench: Bench) -> None:
     after = bench.netdev.stats()["dns"]
     assert before == {"pending": 0, "sockets": 0}
     assert after == {"pending": 0, "sockets": 0, "malformed DNS query": 1}
+
+
+def test_queries_that_came_as_one_superframe_are_queries_each(bench: Bench) -> None:
+    query = udp.Datagram(4000, 53, b"no query").emit(GUEST, DNS)
+    unfinished = query[:6] + pseudo_header_sum(GUEST, DNS, 17, len(query)).to_bytes(2, "big")
+    first = Frame.of(bench.ipv4(DNS, 17, unfinished + query[8:]), CHECKSUM_LEFT)
+    (run,) = runs(IPV4, first, [memoryview(b"no query"), memoryview(b"no QUERY")])
+    assert bench.port.send([run, run.copy()]) == 2
+    assert bench.netdev.stats()["dns"] == {"pending": 0, "sockets": 0, "malformed DNS query": 4}
 
 
 def test_stats_are_plain_data(bench: Bench) -> None:

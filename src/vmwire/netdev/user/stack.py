@@ -12,7 +12,7 @@ the acknowledgements behind it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from vmwire.netdev.user.fragments import Reassembler
 from vmwire.netdev.user.output import Output
 from vmwire.netdev.user.plan import ANY, Plan, gateway_mac
 from vmwire.wire.frame import Frame
+from vmwire.wire.offload import finish
 from vmwire.wire.protocols.checksum import ones_complement_sum
 from vmwire.wire.protocols.errors import ParseError
 from vmwire.wire.protocols.ipv4 import FRAGMENT_MASK, Header
@@ -187,14 +188,23 @@ class Stack:
         port = head[transport + 2 : transport + 4]
         destination = head[30:34]
         if port == DHCP_SERVER_PORT and (head[0] & 1 or destination == self._plan.gateway):
-            self._on_dhcp(head[6:12], self._datagram(frame, head, transport, end))
+            for request in self._datagrams(frame, head, transport, end):
+                self._on_dhcp(head[6:12], request)
         elif port == DNS_PORT and destination == self._plan.dns:
             guest_port = int.from_bytes(head[transport : transport + 2], "big")
             if not self._plan.restrict:
-                query = self._datagram(frame, head, transport, end)
-                self._on_dns(head[26:30], guest_port, query)
+                for query in self._datagrams(frame, head, transport, end):
+                    self._on_dns(head[26:30], guest_port, query)
         else:
             self._udp.receive(frame, head, transport, end)
+
+    def _datagrams(self, frame: Frame, head: bytes, transport: int, end: int) -> Iterator[bytes]:
+        """Payloads for a service: one, or those of a superframe."""
+        if not frame.offload.needs:
+            yield self._datagram(frame, head, transport, end)
+            return
+        for part in finish(frame):
+            yield self._datagram(part, part.head(HEAD), transport, part.length)
 
     def _datagram(self, frame: Frame, head: bytes, transport: int, end: int) -> bytes:
         """Return a service's payload: as long as both headers say; empty if its sum is wrong."""
