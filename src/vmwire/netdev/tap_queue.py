@@ -89,6 +89,7 @@ class TapQueue:
     def part(self) -> None:
         """Keep away from the tap until ``rejoin``: somebody else reads and writes it."""
         self._elsewhere = True
+        self._port.drops["read before rings were handed on"] += len(self._refused)
         self._refused = []
         self._loop.unwatch(self.fd)  # even of nothing it would wake us for each frame
 
