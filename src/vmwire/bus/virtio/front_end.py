@@ -259,11 +259,11 @@ def begin(back_end: BackEnd, plan: Plan) -> Script[None]:
     if plan.mtu is not None and back_end.protocol & PROTOCOL_F_NET_MTU:
         yield from say(Request.NET_SET_MTU, U64.pack(plan.mtu))
     yield from share(back_end, plan.regions)
-    for ring in plan.rings:
-        yield from start_ring(back_end, ring)
-    if with_protocol:
+    if with_protocol:  # before they start: what is sent by a ring that is not enabled is lost
         for ring in plan.rings:
             yield from say(Request.SET_VRING_ENABLE, VRING_STATE.pack(ring.index, 1))
+    for ring in plan.rings:
+        yield from start_ring(back_end, ring)
     if not back_end.acknowledges:  # an answer says that it has heard everything before
         yield from _number(Request.GET_FEATURES)
 
