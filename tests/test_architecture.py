@@ -23,6 +23,7 @@ LEVELS: list[set[str]] = [
     {"cli"},
     {"daemon"},
     {"monitor"},
+    {"configuration"},
     {"network"},
     {"filter_objects"},
     {"graph"},

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmwire import network
+from vmwire import configuration, network
+from vmwire.configuration import rehearse
 from vmwire.engine.host import NotNow
 from vmwire.errors import ConfigError
-from vmwire.network import Network, rehearse
+from vmwire.graph import Kind
+from vmwire.network import Network
 from vmwire.nic.null import NullNic
 
 
@@ -85,7 +87,7 @@ def test_a_network_on_trial_gives_nothing_back(monkeypatch: pytest.MonkeyPatch) 
     made.host.store.on_trial = True
     made.add_nic("null", id="n")
     with pytest.raises(ConfigError):
-        made.build({"devices": [["null", {"id": "m"}], ["null", {"id": "n"}]]})
+        configuration.build(made, {"devices": [["null", {"id": "m"}], ["null", {"id": "n"}]]})
     made.close()
     assert closed == []
 
@@ -101,9 +103,7 @@ def test_a_network_on_trial_gives_nothing_back(monkeypatch: pytest.MonkeyPatch) 
         ("device", "e1000", {"id": "n", "socket": "/no/such/folder/s"}),
     ],
 )
-def test_a_rehearsal_opens_nothing(
-    kind: network.Kind, type: str, values: dict[str, object]
-) -> None:
+def test_a_rehearsal_opens_nothing(kind: Kind, type: str, values: dict[str, object]) -> None:
     rehearse(kind, type, values)
 
 
@@ -116,7 +116,7 @@ def test_a_rehearsal_opens_nothing(
     ],
 )
 def test_a_rehearsal_finds_what_is_not_there(
-    kind: network.Kind, type: str, values: dict[str, object], text: str
+    kind: Kind, type: str, values: dict[str, object], text: str
 ) -> None:
     with pytest.raises(ConfigError, match=text):
         rehearse(kind, type, values)

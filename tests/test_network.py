@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from vmwire import configuration
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
 from vmwire.network import Network
@@ -289,7 +290,7 @@ CONFIG: dict[str, Any] = {
 
 
 def test_config_builds_everything(net: Network) -> None:
-    net.build(CONFIG)
+    configuration.build(net, CONFIG)
     assert net.links == [["n", "x"], ["null.1", "y"]]
 
 
@@ -304,7 +305,7 @@ def test_config_builds_everything(net: Network) -> None:
 )
 def test_config_with_a_fault_builds_nothing(net: Network, extra: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        net.build(CONFIG | {"devices": [*CONFIG["devices"], extra]})
+        configuration.build(net, CONFIG | {"devices": [*CONFIG["devices"], extra]})
     assert re.match(message, str(caught.value))
     assert not net.netdevs
     assert not net.devices
@@ -313,7 +314,7 @@ def test_config_with_a_fault_builds_nothing(net: Network, extra: Any, message: s
 
 def test_netdev_without_id_in_a_config_is_refused(net: Network) -> None:
     with pytest.raises(ConfigError, match="-netdev null: Parameter 'id' is missing"):
-        net.build({"netdevs": [["null", {}]]})
+        configuration.build(net, {"netdevs": [["null", {}]]})
 
 
 def test_stats_are_plain_data(net: Network) -> None:

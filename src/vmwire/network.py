@@ -38,13 +38,13 @@ from vmwire.engine.loop import Loop
 from vmwire.errors import ConfigError
 from vmwire.filter_objects import FilterObjects
 from vmwire.filters.dump import open_private
-from vmwire.graph import Filter, Kind, Member, chain
+from vmwire.graph import Filter, Kind, Member, Wires, how_to_share
 from vmwire.netdev.hubport import HubportNetdev, HubportOptions
 from vmwire.options.table import table_of
 from vmwire.options.values import is_id
 from vmwire.registry import Box, BoxType, FiltersReception, UsesChardevs
 from vmwire.wire.capture import DEFAULT_SNAP_LENGTH, Capture
-from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
+from vmwire.wire.frame import NO_OFFLOAD, Offload
 from vmwire.wire.hook import Hook, HookFunction
 from vmwire.wire.hub import Hub
 from vmwire.wire.through import Through
@@ -81,7 +81,7 @@ class Network:
         self.filters: dict[str, Filter] = {}
         self.objects = FilterObjects(self.host, self.netdevs, self.filters)
         self.hubs: dict[int, Hub] = {}
-        self._wires: list[tuple[Member, Member]] = []
+        self._wires = Wires()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._ended = threading.Event()
@@ -214,14 +214,6 @@ class Network:
         """Add a network namespace as a guest (``vmwire.attach.netns``); return its id."""
         return self.add_nic("netns", id=id, netdev=netdev, **options)
 
-    def build(self, config: Mapping[str, Any]) -> None:
-        """Add what ``config`` lists, all of it or nothing.
-
-        ``{"chardevs": [[type, {...}], ...], "netdevs": [[type, {...}], ...],
-        "devices": [[type, {...}, {attach ...}], ...]}``
-        """
-        self.loop.call(lambda: self._build(config))
-
     def remove(self, id: str, *, kind: Kind | None = None) -> None:
         """Take a member or a filter away. A member's filters go with it; its peer stays, cut off;
         a filter's neighbours are joined with each other."""
@@ -232,14 +224,11 @@ class Network:
     @property
     def links(self) -> list[list[str]]:
         """The wires as chains of ids, each from one end through the filters to the other."""
-        return self.loop.call(lambda: [chain(*wire) for wire in self._wires])
+        return self.loop.call(self._wires.links)
 
     def peer_of(self, member: Member) -> Member | None:
         """What a member is joined to (in the engine's thread)."""
-        for a, b in self._wires:
-            if member in (a, b):
-                return b if member is a else a
-        return None
+        return self._wires.peer_of(member)
 
     def connect(self, a: str, b: str) -> None:
         """Join two members that are free: a device and a netdev, or two of a kind."""
@@ -247,7 +236,7 @@ class Network:
 
     def disconnect(self, id: str, *, kind: Kind | None = None) -> None:
         """Part a member from what it is joined to; both lose their carrier."""
-        self.loop.call(lambda: self._disconnect(self._member(id, kind)))
+        self.loop.call(lambda: self._wires.disconnect(self._member(id, kind)))
 
     def set_link(self, id: str, up: bool, *, kind: Kind | None = None) -> None:
         """Pull or plug a member's cable; what is at the other end sees it."""
@@ -315,10 +304,6 @@ class Network:
         """Give a filter that ``add_filter`` made another ``status``, ``queue``, ``interval``, …"""
         self.loop.call(lambda: self.objects.change(id, option, value))
 
-    def set_filter_status(self, id: str, status: str) -> None:
-        """Switch a filter that ``add_filter`` made ``on`` or ``off``."""
-        self.change_filter(id, "status", status)
-
     def inject(
         self,
         id: str,
@@ -328,44 +313,13 @@ class Network:
         kind: Kind | None = None,
     ) -> bool:
         """Hand a frame to a member as if its wire had brought it; False if there was no room."""
-        return self.loop.call(lambda: self._inject(self._member(id, kind), frame, offload))
+        return self.loop.call(lambda: self._member(id, kind).inject(frame, offload))
 
     def stats(self) -> dict[str, Any]:
         """Return the graph and all counters as plain data."""
         return self.loop.call(self._stats)
 
     # In the engine's thread: members
-
-    def _build(self, config: Mapping[str, Any]) -> None:
-        made: list[Member] = []
-        chardevs: list[str] = []
-        try:
-            for type, values in config.get("chardevs", ()):
-                chardevs.append(self.add_chardev(type, **values))
-            for type, values in config.get("netdevs", ()):
-                made.append(self._build_netdev(type, dict(values)))
-            for type, values, *attach in config.get("devices", ()):
-                made.append(self._build_device(type, dict(values), *attach))
-        except BaseException:
-            if not self.host.store.on_trial:
-                self._remove_all(reversed(made))
-                for id in chardevs:
-                    self.remove_chardev(id)
-            raise
-
-    def _build_netdev(self, type: str, values: dict[str, Any]) -> Member:
-        try:
-            return self.netdevs[self.add_netdev(type, **_with_id(values))]
-        except ConfigError as error:
-            raise _named(error, f"-netdev {type}", values) from None
-
-    def _build_device(
-        self, type: str, values: dict[str, Any], attach: Values | None = None
-    ) -> Member:
-        try:
-            return self.devices[self.add_nic(type, **values, **(attach or {}))]
-        except ConfigError as error:
-            raise _named(error, f"-device {type}", values) from None
 
     def _add_netdev(self, type: str, found: BoxType, values: Values) -> None:
         self._check_id(values["id"], self.netdevs, "netdev")
@@ -407,10 +361,10 @@ class Network:
             peer = self.netdevs.get(netdev)
             if peer is None:
                 raise ConfigError(f"Property '{type}.netdev' can't find value '{netdev}'")
-            if self._is_joined(peer):
+            if self.peer_of(peer) is not None:
                 raise ConfigError(
                     f"Property '{type}.netdev' can't take value '{netdev}', it's in use "
-                    f"({self._how_to_share(peer)})"
+                    f"({how_to_share(peer)})"
                 )
         box = None if self._cards is None else self._cards(options)
         member = Member("device", id, type, box or found(options), options, anonymous=anonymous)
@@ -436,11 +390,11 @@ class Network:
         """Open, join and list a new member; or close it again."""
         try:
             if peer is not None:
-                self._connect(member, peer)
+                self._wires.connect(member, peer)
             member.box.open(self.host)
         except BaseException:
             if not self.host.store.on_trial:  # else it is still somebody else's
-                self._disconnect(member)
+                self._wires.disconnect(member)
                 member.box.close()
             raise
         members[member.id] = member
@@ -477,7 +431,7 @@ class Network:
             return
         for each in what.filters[:]:
             self._remove(each)
-        self._disconnect(what)
+        self._wires.disconnect(what)
         del (self.netdevs if what.kind == "netdev" else self.devices)[what.id]
         what.box.close()
         self._forget_empty_hubs()
@@ -494,9 +448,9 @@ class Network:
     def _connect_ids(self, a: str, b: str) -> None:
         members = (self._end(a, "device"), self._end(b, "netdev"))
         for member in members:
-            if self._is_joined(member):
-                raise ConfigError(f"'{member.id}' is in use ({self._how_to_share(member)})")
-        self._connect(*members)
+            if self.peer_of(member) is not None:
+                raise ConfigError(f"'{member.id}' is in use ({how_to_share(member)})")
+        self._wires.connect(*members)
 
     def _end(self, id: str, likely: Kind) -> Member:
         """The member that ``connect`` means: of the kind that its place suggests, or any."""
@@ -504,51 +458,6 @@ class Network:
             return self._member(id, likely)
         except ConfigError:
             return self._member(id)
-
-    def _connect(self, a: Member, b: Member) -> None:
-        if a is b:
-            raise ConfigError(f"'{a.id}' can't be joined to itself")
-        if self._is_joined(b):
-            raise ConfigError(f"netdev '{b.id}' is in use ({self._how_to_share(b)})")
-        hubs = [m.box.hub for m in (a, b) if isinstance(m.box, HubportNetdev)]
-        if len(hubs) == 2 and self._reachable(*hubs):
-            raise ConfigError(f"'{a.id}' and '{b.id}' are on hubs that are joined already: "
-                              "frames would circle")  # fmt: skip
-        a.outward.connect(b.outward)
-        self._wires.append((a, b))
-
-    def _reachable(self, start: Hub, goal: Hub) -> bool:
-        """Whether two hubs are the same, or joined through hubports."""
-        joined = [
-            (a.box.hub, b.box.hub)
-            for a, b in self._wires
-            if isinstance(a.box, HubportNetdev) and isinstance(b.box, HubportNetdev)
-        ]
-        seen = {start}
-        for _ in joined:  # each round goes one hub further
-            seen |= {hub for pair in joined if not seen.isdisjoint(pair) for hub in pair}
-        return goal in seen
-
-    def _disconnect(self, member: Member) -> None:
-        member.outward.disconnect()
-        self._wires = [wire for wire in self._wires if member not in wire]
-
-    def _is_joined(self, member: Member) -> bool:
-        return self.peer_of(member) is not None
-
-    def _how_to_share(self, member: Member) -> str:
-        if member.kind == "device":
-            return "a device has one wire"
-        return (
-            f"to share it: -netdev hubport,id=h0,hubid=0,netdev={member.id} and for each card "
-            "a -netdev hubport,id=h1,hubid=0"
-        )
-
-    def _inject(self, member: Member, data: bytes, offload: Offload) -> bool:
-        peer = member.box.port.peer
-        if peer is None:
-            raise ConfigError(f"'{member.id}' is joined to nothing")
-        return peer.send([Frame.of(data, offload)]) == 1
 
     # In the engine's thread: filters
 
@@ -569,21 +478,12 @@ class Network:
         return name
 
     def _stats(self) -> dict[str, Any]:
-        def members(of: Mapping[str, Member]) -> dict[str, Any]:
-            return {
-                id: {"type": m.type, "carrier": m.box.port.carrier, **m.box.stats()}
-                for id, m in of.items()
-            }
-
         return {
-            "netdevs": members(self.netdevs),
-            "devices": members(self.devices),
-            "filters": {
-                id: {"type": f.type, "at": f.member.id, **f.box.stats()}
-                for id, f in self.filters.items()
-            },
+            "netdevs": {id: each.stats() for id, each in self.netdevs.items()},
+            "devices": {id: each.stats() for id, each in self.devices.items()},
+            "filters": {id: each.stats() for id, each in self.filters.items()},
             "hubs": {hub.name: hub.stats() for hub in self.hubs.values()},
-            "links": [chain(*wire) for wire in self._wires],
+            "links": self._wires.links(),
         }
 
 
@@ -591,32 +491,6 @@ def _ignore_event(event: str, data: Values) -> None:
     """Nobody listens."""
 
 
-def rehearse(kind: Kind, type: str, values: Values) -> None:
-    """Make a box as ``add_netdev`` and ``add_nic`` do, and forget it: nothing is opened.
-
-    Has everything imported that it takes. Raises ConfigError as they do.
-    """
-    known = registry.NETDEVS if kind == "netdev" else registry.DEVICES
-    found = registry.load(known, type)
-    if found is None:
-        raise ConfigError(f"there is no {kind} of type '{type}'")
-    options = registry.record(found, type, {**values, "id": values.get("id") or "rehearsal"})
-    if not isinstance(options, HubportOptions):  # which is made of its hub, too
-        found(options)
-
-
 def _free_name(start: str, taken: Mapping[str, object], least: int = 0) -> str:
     """``start`` with the first number, from ``least`` on, that makes a name which nobody has."""
     return next(name for n in count(least) if (name := f"{start}{n}") not in taken)
-
-
-def _with_id(values: dict[str, Any]) -> dict[str, Any]:
-    if values.get("id") is None:
-        raise ConfigError("Parameter 'id' is missing")
-    return values
-
-
-def _named(error: ConfigError, start: str, values: Values) -> ConfigError:
-    """The error with the option in front that it is about."""
-    shown = [f"{key}={values[key]}" for key in ("id", "netdev") if values.get(key)]
-    return ConfigError(error.message, ",".join([start, *shown]))

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from vmwire import catalogue, network, registry
+from vmwire import catalogue, configuration, registry
 from vmwire.daemon.worker import or_without
 from vmwire.engine.host import FdStore
 from vmwire.filters.dump import path_of_worker
@@ -69,7 +69,7 @@ def rehearse(config: Mapping[str, Any]) -> None:
         for typed, text in config[f"{kind}s"]:
             with naming(_option(kind, typed)):
                 values = _values(kind, text)
-                network.rehearse(kind, values.pop("type"), values)
+                configuration.rehearse(kind, values.pop("type"), values)
     for typed, text in config.get("filters", ()):
         with naming(_option("object", typed)):
             registry.load_filter(_values("object", text)["type"])

@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from vmwire import configuration
 from vmwire.daemon import keeper, log, process, rundir
 from vmwire.daemon.channel import Channel
 from vmwire.daemon.control_server import Calls, ControlServer
@@ -63,12 +64,10 @@ def builder(job: Job) -> Builder:
 
 def rehearse(config: dict[str, Any]) -> None:
     """Import what ``build_network`` takes; ConfigError for what can't be had any more."""
-    from vmwire import network
-
     for type, values in config.get("netdevs", ()):
-        network.rehearse("netdev", type, values)
+        configuration.rehearse("netdev", type, values)
     for type, values, *attach in config.get("devices", ()):
-        network.rehearse("device", type, {**values, **(attach[0] if attach else {})})
+        configuration.rehearse("device", type, {**values, **(attach[0] if attach else {})})
 
 
 @contextmanager
@@ -85,7 +84,7 @@ def or_without(store: FdStore, restarts: int) -> Iterator[None]:
 def build_network(config: dict[str, Any], store: FdStore, restarts: int) -> Network:
     network = Network(store=store)
     try:
-        network.build(config)
+        configuration.build(network, config)
         for member, path in config.get("captures", ()):
             with or_without(store, restarts):
                 network.capture(member, path_of_worker(path, restarts))
