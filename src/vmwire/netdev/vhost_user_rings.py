@@ -11,8 +11,8 @@ be woken when half of it is free. *From the back end*: when it wakes us, frames 
 wire as views of their buffers, which go back to the ring when they were taken; what the wire
 refuses stays in its buffers until ``resume``, so the pressure ends at the back end.
 
-A back end that says what can't be (``RingFault``) has lost these rings: ``on_fault`` hears of it,
-and nothing of theirs is touched again.
+A back end that says what can't be (``RingFault``) has lost these rings: nothing of theirs is
+touched again, and ``on_fault`` hears of it at the end of the turn.
 """
 
 from __future__ import annotations
@@ -98,13 +98,13 @@ class OwnRings:
         port: Port,
         loop: Loop,
         drops: Counter[str],
-        on_fault: Callable[[RingFault], None],
+        on_fault: Callable[[str], None],
     ) -> None:
         self.features = features
         self._loop = loop
         self._arena = Arena(pairs * _room_for_a_pair(features), 0x10_0000)
         self._pairs = [_Pair(self, self._arena, port, loop, drops) for _ in range(pairs)]
-        self.on_fault = on_fault
+        self._on_fault = on_fault
         self.running = False
 
     def plan(self) -> Plan:
@@ -123,6 +123,12 @@ class OwnRings:
         self.running = True
         for pair in self._pairs:
             pair.start()
+
+    def fail(self, fault: RingFault) -> None:
+        """Touch nothing any more. The end comes when nobody looks into the memory any more."""
+        self.running = False
+        why = str(fault)
+        self._loop.defer(lambda: self._on_fault(why))
 
     def send(self, frames: Sequence[Frame]) -> int:
         """Send frames, each flow's by one of the rings; return how many were taken."""
@@ -232,7 +238,7 @@ class _Pair:
                 self._put(batch)
                 taken += len(batch)
         except RingFault as fault:
-            self._rings.on_fault(fault)
+            self._rings.fail(fault)
             return len(frames)
         if taken and not self._will_kick:
             self._will_kick = True
@@ -282,7 +288,7 @@ class _Pair:
         try:
             self.sent.reclaim()
         except RingFault as fault:
-            self._rings.on_fault(fault)
+            self._rings.fail(fault)
             return
         if self._is_full and self.sent.mine:
             self._is_full = False
@@ -310,7 +316,7 @@ class _Pair:
         try:
             self._receive()
         except RingFault as fault:
-            self._rings.on_fault(fault)
+            self._rings.fail(fault)
 
     def _receive(self) -> None:
         ring = self.received

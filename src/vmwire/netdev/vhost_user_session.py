@@ -48,7 +48,6 @@ from vmwire.bus.virtio.front_end import (
     stop_rings,
 )
 from vmwire.bus.virtio.handed_on import Handed, NotTaken
-from vmwire.bus.virtio.queue import RingFault
 from vmwire.engine.clock import Timer
 from vmwire.engine.loop import Loop
 from vmwire.netdev.vhost_user_link import Copies, Link
@@ -156,9 +155,9 @@ class Session:
         if own is not None:
             own.close()
 
-    def _on_fault(self, fault: RingFault) -> None:
+    def _on_fault(self, why: str) -> None:
         self.faults += 1
-        self._link.end(f"the back end breaks its rings' rules: {fault}")
+        self._link.end(f"the back end breaks its rings' rules: {why}")
 
     def send(self, frames: Sequence[Frame]) -> int:
         """Send frames by our own rings; return how many were taken."""
