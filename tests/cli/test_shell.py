@@ -414,3 +414,26 @@ def test_nobody_without_a_tap_hears_why(runtime: str) -> None:
     assert done.stderr.startswith("vmwire: no tap can be had from /dev/net/tun (Permission denied)")
     assert done.stderr.count("\n") == 1
     assert nothing_left(f"{runtime}/nobody")
+
+
+def test_old_words_put_each_vlan_behind_an_interface(runtime: str) -> None:
+    shown = output(
+        *("-net", "user,vlan=2", "-net", "user,net=10.7.0.0/24"),
+        *("-net", "socket,vlan=2,listen=127.0.0.1:0", "--address", "10.0.2.9/24"),
+        *("--", SYSTEM_PYTHON, "-c", "import socket; print(socket.if_nameindex())"),
+    )
+    assert "eth0" in shown and "eth1" in shown and "eth2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("nic", "-net nic: a namespace has an interface on each VLAN"),
+        ("dump,file=x", "-net dump,file=x: a namespace has an interface on each VLAN"),
+        ("user,bogus=1", "-net user,bogus=1: Invalid parameter 'bogus'"),
+        ("none", "no netdev is left for the namespace"),
+    ],
+)
+def test_old_words_that_a_namespace_has_no_use_for(runtime: str, word: str, said: str) -> None:
+    done = shell("-net", word, "--", "true")
+    assert done.returncode == 1 and done.stderr.startswith(f"vmwire: {said}")

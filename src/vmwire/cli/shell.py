@@ -13,6 +13,7 @@ root is root inside, and nobody outside (user_namespaces(7)).
 
     -netdev TYPE,...      a network, with QEMU's options (default: user,id=net0); several are
                           eth0, eth1 and so on, but for those that a hubport joins
+    -net TYPE[,vlan=N],...  QEMU's older word: all of one VLAN are behind one interface
     -chardev socket,...   a connection for a netdev that needs one (vhost-user)
     --address A/LENGTH    the address (default: a user network's first lease); once for each network
     --mtu N               the MTU on both sides (default: the network's)
@@ -37,10 +38,18 @@ from vmwire.errors import ConfigError
 from vmwire.netdev.hubport import HubportOptions
 from vmwire.netdev.user.options import MAX_MTU, MIN_MTU, UserOptions
 from vmwire.netdev.user.plan import dotted
-from vmwire.options.syntax import nest
-from vmwire.options.table import table_of
+from vmwire.options.old_spellings import (
+    Asked,
+    Member,
+    NicOptions,
+    hub_numbers,
+    ids_of,
+    read_vlans,
+)
+from vmwire.options.syntax import nest, parse
+from vmwire.options.table import KINDS, naming, table_of
 
-VALUE_OPTIONS = ("netdev", "chardev", "address", "mtu", "capture", "log", "log-level")
+VALUE_OPTIONS = ("net", "netdev", "chardev", "address", "mtu", "capture", "log", "log-level")
 GUEST_ID = "guest"
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -52,6 +61,7 @@ class Arguments:
 
     given: dict[str, str] = field(default_factory=dict)
     netdevs: list[str] = field(default_factory=list)
+    nets: list[str] = field(default_factory=list)
     chardevs: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
@@ -108,6 +118,8 @@ def read(argv: list[str]) -> Arguments:
             value = words.pop(0)
         if name == "netdev":
             arguments.netdevs.append(value)
+        elif name == "net":
+            arguments.nets.append(value)
         elif name == "chardev":
             arguments.chardevs.append(value)
         elif name == "address":
@@ -133,7 +145,10 @@ def plan(arguments: Arguments) -> Network:
     network = Network([], [], {}, [])
     for text in arguments.chardevs:
         _take(catalogue.parse("chardev", text), network, network.chardevs)
-    asked = [_parse(text, number) for number, text in enumerate(arguments.netdevs or ["user"])]
+    old = behind_interfaces(arguments.nets, arguments.netdevs)
+    texts = arguments.netdevs or ([] if arguments.nets else ["user"])
+    asked = [_parse(text, number) for number, text in enumerate(texts)]
+    asked += [_record(each.text, each.typed) for each in old]
     joined = {each.netdev for each in asked if isinstance(each, HubportOptions)}
     addresses = iter(arguments.addresses)
     for options in asked:
@@ -159,14 +174,34 @@ def _take(options: Any, network: Network, members: list[list[Any]]) -> Any:
     return there
 
 
+def behind_interfaces(nets: list[str], netdevs: list[str]) -> list[Asked]:
+    """``-net`` in today's words: an interface of the namespace's is what a card is elsewhere."""
+    found: list[Asked] = []
+    for vlan in read_vlans(list(enumerate(nets)), ids_of(netdevs)):
+        for member in vlan.members:
+            if not member.is_backend:
+                words = "a namespace has an interface on each VLAN, no cards, and --capture FILE"
+                raise ConfigError(words, f"-net {member.text}")
+        vlan.members.append(Member(len(nets), "nic", "", vlan.number, nic=NicOptions()))
+        for place, several in vlan.modern(vlan.number in hub_numbers(netdevs)).items():
+            typed = f"-net {[*nets, 'nic'][place]}"
+            found += [Asked(text, typed) for name, text in several if name == "netdev"]
+    return found
+
+
 def _parse(text: str, number: int) -> Any:
     """A netdev's options; who gives no id gets one."""
     type, _, rest = text.partition(",")
     if not text.startswith("{") and not any(item.startswith("id=") for item in rest.split(",")):
         text = ",".join(filter(None, [type, f"id=net{number}", rest]))
-    options = catalogue.parse("netdev", text)
-    if isinstance(options, UserOptions) and not options.ipv4_on:
-        raise ConfigError("the namespace takes IPv4, which is off", f"-netdev {text}")
+    return _record(text, f"-netdev {text}")
+
+
+def _record(text: str, typed: str) -> Any:
+    with naming(typed):
+        options = catalogue.record_of("netdev", parse(text, KINDS["netdev"].selector))
+        if isinstance(options, UserOptions) and not options.ipv4_on:
+            raise ConfigError("the namespace takes IPv4, which is off")
     return options
 
 
