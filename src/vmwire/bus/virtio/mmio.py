@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vmwire.bus.pci.chip import Slot
-from vmwire.bus.virtio.device import ISR_CONFIG, ISR_QUEUE, Function, Ring, VirtioDevice
+from vmwire.bus.virtio.device import ISR_CONFIG, ISR_QUEUE, Function
+from vmwire.bus.virtio.registers import VirtioRegisters
 
 SIZE = 0x200
 CONFIG = 0x100
@@ -47,18 +48,15 @@ _MOST_ALIGNMENT = 1 << 16
 _SELECTED = ("_feature_select", "_driver_feature_select", "_queue_select", "_page_size", "_align")
 
 
-class VirtioMmio:
+class VirtioMmio(VirtioRegisters):
     """A virtio device's registers in a page of memory. ``slot.interrupts`` has its line."""
 
     def __init__(self, slot: Slot, function: Function, *, version: int = 2) -> None:
         if version not in (1, 2):
             raise ValueError(f"version {version} of virtio-mmio")
-        self.device = VirtioDevice(function, slot.dma, slot.timers)
+        super().__init__(slot, function)
         self.device.transport = self
         self.legacy = version == 1
-        self._function = function
-        self._line = slot.interrupts
-        self._feature_select = self._driver_feature_select = self._queue_select = 0
         self._page_size = self._align = 0
         version1 = {GUEST_PAGE_SIZE, QUEUE_ALIGN, QUEUE_PFN}
         version2 = {QUEUE_READY, QUEUE_RESET, CONFIG_GENERATION, *_ADDRESSES}
@@ -69,8 +67,7 @@ class VirtioMmio:
     def load(self, offset: int, size: int) -> int:
         """Read a register, or configuration. Nothing else reads as anything but 0."""
         if offset >= CONFIG:
-            config = self._function.config()[offset - CONFIG : offset - CONFIG + size]
-            return int.from_bytes(config.ljust(size, b"\xff"), "little")
+            return self._load_config(offset - CONFIG, size)
         reader = _READERS.get(offset)
         if size != 4 or reader is None or offset in self._absent:
             return 0
@@ -79,13 +76,12 @@ class VirtioMmio:
     def store(self, offset: int, size: int, value: int) -> None:
         """Write a register, or configuration."""
         if offset >= CONFIG:
-            self.device.revision += 1
-            self._function.write_config(offset - CONFIG, value.to_bytes(size, "little"))
+            self._store_config(offset - CONFIG, size, value)
             return
         if size != 4 or offset in self._absent:
             return
         if offset in _ADDRESSES:
-            self._set_address(*_ADDRESSES[offset], value)
+            self._set_ring_address(*_ADDRESSES[offset], value)
             return
         writer = _WRITERS.get(offset)
         if writer is not None:
@@ -131,47 +127,15 @@ class VirtioMmio:
 
     # What reads and writes mean
 
-    @property
-    def _ring(self) -> Ring | None:
-        return self.device.ring(self._queue_select)
-
-    def _get_features(self) -> int:
-        if self._feature_select > 1:
-            return 0
-        return self.device.offered(self.legacy) >> 32 * self._feature_select & 0xFFFFFFFF
-
     def _set_features(self, value: int) -> None:
-        shift = 32 * self._driver_feature_select
-        if shift > 32 or (self.legacy and shift):
-            return
-        rest = 0 if self.legacy else self.device.features & ~(0xFFFFFFFF << shift)
-        self.device.choose_features(rest | value << shift, self.legacy)
-
-    def _set_status(self, value: int) -> None:
-        self.device.set_status(value & 0xFF, self.legacy)
-        if not value & 0xFF:
-            self._line.set_level(False)
+        if not self.legacy:
+            self._choose_half(value)
+        elif not self._driver_feature_select:
+            self.device.choose_features(value, True)
 
     def _acknowledge(self, value: int) -> None:
         self.device.isr &= ~value
         self._line.set_level(bool(self.device.isr))
-
-    def _number(self, name: str) -> int:
-        ring = self._ring
-        return 0 if ring is None else int(getattr(ring, name))
-
-    def _set_number(self, value: int) -> None:
-        ring = self._ring
-        if ring is not None and not ring.enabled and 0 < value <= ring.most:
-            self.device.revision += 1
-            ring.size = value
-
-    def _set_address(self, name: str, shift: int, value: int) -> None:
-        ring = self._ring
-        if ring is not None and not ring.enabled:
-            self.device.revision += 1
-            rest = getattr(ring, name) & ~(0xFFFFFFFF << shift)
-            setattr(ring, name, rest | value << shift)
 
     def _set_ready(self, value: int) -> None:
         ring = self._ring
@@ -181,11 +145,6 @@ class VirtioMmio:
             self.device.disable(ring)
         elif value and not ring.enabled:
             self.device.enable(ring)
-
-    def _reset_ring(self, value: int) -> None:
-        ring = self._ring
-        if ring is not None and value == 1:
-            self.device.reset_ring(ring)
 
     def _get_page(self) -> int:
         ring = self._ring
@@ -222,10 +181,10 @@ _READERS: dict[int, Callable[[VirtioMmio], int]] = {
     VERSION: lambda place: 1 if place.legacy else 2,
     DEVICE_ID: lambda place: place._function.device_id,
     VENDOR: lambda place: VENDOR_ID,
-    DEVICE_FEATURES: VirtioMmio._get_features,
-    QUEUE_NUM_MAX: lambda place: place._number("most"),
+    DEVICE_FEATURES: lambda place: place._offered_half(place.legacy),
+    QUEUE_NUM_MAX: lambda place: place._ring_number("most"),
     QUEUE_PFN: VirtioMmio._get_page,
-    QUEUE_READY: lambda place: place._number("enabled"),
+    QUEUE_READY: lambda place: place._ring_number("enabled"),
     INTERRUPT_STATUS: lambda place: place.device.isr,
     STATUS: lambda place: place.device.status,
     CONFIG_GENERATION: lambda place: place.device.generation,
@@ -236,12 +195,12 @@ _WRITERS: dict[int, Callable[[VirtioMmio, int], None]] = {
     DRIVER_FEATURES_SEL: _setter("_driver_feature_select"),
     GUEST_PAGE_SIZE: _setter("_page_size"),
     QUEUE_SEL: _setter("_queue_select"),
-    QUEUE_NUM: VirtioMmio._set_number,
+    QUEUE_NUM: VirtioMmio._set_ring_size,
     QUEUE_ALIGN: _setter("_align"),
     QUEUE_PFN: VirtioMmio._set_page,
     QUEUE_READY: VirtioMmio._set_ready,
     QUEUE_NOTIFY: VirtioMmio._kick,
     INTERRUPT_ACK: VirtioMmio._acknowledge,
-    STATUS: VirtioMmio._set_status,
+    STATUS: lambda place, value: place._set_status(value & 0xFF, place.legacy),
     QUEUE_RESET: VirtioMmio._reset_ring,
 }

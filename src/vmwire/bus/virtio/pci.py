@@ -35,9 +35,8 @@ from vmwire.bus.virtio.device import (
     ISR_QUEUE,
     NO_VECTOR,
     Function,
-    Ring,
-    VirtioDevice,
 )
+from vmwire.bus.virtio.registers import VirtioRegisters
 
 VENDOR = 0x1AF4
 MODERN_DEVICE = 0x1040
@@ -161,21 +160,16 @@ def _power(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-class VirtioPci:
+class VirtioPci(VirtioRegisters):
     """A virtio device's registers on a PCI card: what a ``Chip`` shows of itself.
 
     Subclasses (or owners) bring the port and the rest of a chip.
     """
 
     def __init__(self, slot: Slot, function: Function, face: Face) -> None:
-        self.device = VirtioDevice(function, slot.dma, slot.timers)
+        super().__init__(slot, function)
         self.device.transport = self
-        self._function = function
         self._face = face
-        self._pin = slot.interrupts
-        self._feature_select = 0
-        self._driver_feature_select = 0
-        self._queue_select = 0
         self._notify_shift = face.notify_step.bit_length() - 1
 
     @property
@@ -211,30 +205,17 @@ class VirtioPci:
         elif region == PORTS_BAR:
             self.device.kick(value & 0xFFFF)
 
-    def _load_config(self, offset: int, size: int) -> int:
-        """Read the device's configuration; what lies behind it is all ones."""
-        config = self._function.config()[offset : offset + size]
-        return int.from_bytes(config.ljust(size, b"\xff"), "little")
-
-    def _store_config(self, offset: int, size: int, value: int) -> None:
-        self.device.revision += 1
-        self._function.write_config(offset, value.to_bytes(size, "little"))
-
-    @property
-    def _ring(self) -> Ring | None:
-        return self.device.ring(self._queue_select)
-
     # The legacy interface
 
     def _load_legacy(self, offset: int, size: int) -> int:
-        vectors = self._pin.msix_enabled
+        vectors = self._line.msix_enabled
         start = LEGACY_HEADER + (LEGACY_VECTORS if vectors else 0)
         if offset >= start:
             return self._load_config(offset - start, size)
         return _load_fields(_LEGACY_MAP, self, offset, size)
 
     def _store_legacy(self, offset: int, size: int, value: int) -> None:
-        start = LEGACY_HEADER + (LEGACY_VECTORS if self._pin.msix_enabled else 0)
+        start = LEGACY_HEADER + (LEGACY_VECTORS if self._line.msix_enabled else 0)
         if offset >= start:
             self._store_config(offset - start, size, value)
         else:
@@ -251,17 +232,17 @@ class VirtioPci:
         self._interrupt(ISR_QUEUE | ISR_CONFIG, vector)
 
     def _interrupt(self, cause: int, vector: int) -> None:
-        if self._pin.msix_enabled:
+        if self._line.msix_enabled:
             if vector != NO_VECTOR:
-                self._pin.notify(vector)
+                self._line.notify(vector)
         elif cause & ~self.device.isr:
             self.device.isr |= cause
-            self._pin.set_level(True)
+            self._line.set_level(True)
 
     def _take_isr(self) -> int:
         found, self.device.isr = self.device.isr, 0
         if found:
-            self._pin.set_level(False)
+            self._line.set_level(False)
         return found
 
     def _vector(self, vector: int) -> int:
@@ -274,7 +255,7 @@ class VirtioPci:
         """Power on, or the bus's reset."""
         self._feature_select = self._driver_feature_select = self._queue_select = 0
         self.device.reset()
-        self._pin.set_level(False)
+        self._line.set_level(False)
 
     def save(self) -> dict[str, Any]:
         """Return the whole state as plain data."""
@@ -288,26 +269,14 @@ class VirtioPci:
             raise ValueError("no state of a virtio card")
         self.device.restore(state)
         self._feature_select, self._driver_feature_select, self._queue_select = selected
-        self._pin.set_level(bool(self.device.isr) and not self._pin.msix_enabled)
+        self._line.set_level(bool(self.device.isr) and not self._line.msix_enabled)
 
     # Registers: what reads and writes mean
-
-    def _get_device_feature(self) -> int:
-        if self._feature_select > 1:
-            return 0
-        return self.device.offered(False) >> 32 * self._feature_select & 0xFFFFFFFF
 
     def _get_driver_feature(self) -> int:
         if self._driver_feature_select > 1:
             return 0
         return self.device.features >> 32 * self._driver_feature_select & 0xFFFFFFFF
-
-    def _set_driver_feature(self, value: int) -> None:
-        shift = 32 * self._driver_feature_select
-        if shift > 32:
-            return
-        rest = self.device.features & ~(0xFFFFFFFF << shift)
-        self.device.choose_features(rest | value << shift, False)
 
     def _set_feature_select(self, value: int) -> None:
         self._feature_select = value
@@ -319,23 +288,8 @@ class VirtioPci:
         self.device.revision += 1
         self.device.config_vector = self._vector(value)
 
-    def _set_status(self, value: int, legacy: bool = False) -> None:
-        self.device.set_status(value, legacy)
-        if not value:
-            self._pin.set_level(False)
-
     def _set_queue_select(self, value: int) -> None:
         self._queue_select = value
-
-    def _get_queue(self, name: str) -> int:
-        ring = self._ring
-        return 0 if ring is None else int(getattr(ring, name))
-
-    def _set_queue_size(self, value: int) -> None:
-        ring = self._ring
-        if ring is not None and not ring.enabled and 0 < value <= ring.most:
-            self.device.revision += 1
-            ring.size = value
 
     def _set_queue_vector(self, value: int) -> None:
         ring = self._ring
@@ -347,19 +301,6 @@ class VirtioPci:
         ring = self._ring
         if ring is not None and value == 1 and not ring.enabled:
             self.device.enable(ring)
-
-    def _set_queue_reset(self, value: int) -> None:
-        ring = self._ring
-        if ring is not None and value == 1:
-            self.device.reset_ring(ring)
-
-    def _set_address(self, name: str, shift: int, value: int) -> None:
-        """Half of where a part of the selected ring is. A ring in use can't move."""
-        ring = self._ring
-        if ring is not None and not ring.enabled:
-            self.device.revision += 1
-            rest = getattr(ring, name) & ~(0xFFFFFFFF << shift)
-            setattr(ring, name, rest | value << shift)
 
     def _get_legacy_page(self) -> int:
         ring = self._ring
@@ -407,30 +348,30 @@ def _half(offset: int, name: str, part: str, shift: int) -> _Field:
         name,
         offset,
         4,
-        lambda card: card._get_queue(part) >> shift & 0xFFFFFFFF,
-        lambda card, value: card._set_address(part, shift, value),
+        lambda card: card._ring_number(part) >> shift & 0xFFFFFFFF,
+        lambda card, value: card._set_ring_address(part, shift, value),
     )
 
 
 def _number(name: str) -> Getter:
-    return lambda card: card._get_queue(name)
+    return lambda card: card._ring_number(name)
 
 
 _V = VirtioPci
 COMMON_FIELDS = (
     _Field("device_feature_select", 0x00, 4, lambda c: c._feature_select, _V._set_feature_select),
-    _Field("device_feature", 0x04, 4, _V._get_device_feature),
+    _Field("device_feature", 0x04, 4, lambda c: c._offered_half(False)),
     _Field(
         "driver_feature_select", 0x08, 4,
         lambda c: c._driver_feature_select, _V._set_driver_feature_select,
     ),
-    _Field("driver_feature", 0x0C, 4, _V._get_driver_feature, _V._set_driver_feature),
+    _Field("driver_feature", 0x0C, 4, _V._get_driver_feature, _V._choose_half),
     _Field("config_msix_vector", 0x10, 2, lambda c: c.device.config_vector, _V._set_config_vector),
     _Field("num_queues", 0x12, 2, lambda c: len(c.device.rings)),
     _Field("device_status", 0x14, 1, lambda c: c.device.status, _V._set_status),
     _Field("config_generation", 0x15, 1, lambda c: c.device.generation),
     _Field("queue_select", 0x16, 2, lambda c: c._queue_select, _V._set_queue_select),
-    _Field("queue_size", 0x18, 2, _number("size"), _V._set_queue_size),
+    _Field("queue_size", 0x18, 2, _number("size"), _V._set_ring_size),
     _Field(
         "queue_msix_vector", 0x1A, 2,
         lambda c: NO_VECTOR if c._ring is None else c._ring.vector, _V._set_queue_vector,
@@ -444,7 +385,7 @@ COMMON_FIELDS = (
     _half(0x30, "queue_device_lo", "used", 0),
     _half(0x34, "queue_device_hi", "used", 32),
     _Field("queue_notif_config_data", 0x38, 2, _zero),
-    _Field("queue_reset", 0x3A, 2, _zero, _V._set_queue_reset),
+    _Field("queue_reset", 0x3A, 2, _zero, _V._reset_ring),
 )  # fmt: skip
 """The common configuration structure (section 4.1.4.3)."""
 
