@@ -57,6 +57,7 @@ MODULES = {
     },
     "chardev": {
         "socket": "vmwire.netdev.chardev",
+        "stdio": "vmwire.netdev.chardev",
     },
 }
 TITLES = {
@@ -67,16 +68,23 @@ TITLES = {
 }
 ALIASES = {"e1000-82540em": "e1000", "virtio-net": "virtio-net-pci"}
 
-NETDEVS_OF_LATER = (
-    "af-xdp", "netmap", "nic", "none",
-    "vhost-vdpa", "vmnet-bridged", "vmnet-host", "vmnet-shared",
-)  # fmt: skip
+OF_MACOS = "is macOS's own: leave it to QEMU there"
+NETDEVS_ELSEWHERE = {
+    "af-xdp": "is not served by vmwire: leave it to QEMU, or bridge a tap with the interface",
+    "vhost-vdpa": "hands a card of the host's hardware to the machine: leave it to QEMU",
+    "netmap": "is not served by vmwire: leave it to QEMU",
+    "vmnet-bridged": OF_MACOS,
+    "vmnet-host": OF_MACOS,
+    "vmnet-shared": OF_MACOS,
+}
+NETDEVS_OF_LATER = ("nic", "none")
 NICS_OF_LATER = (
     "i82550", "i82551", "i82557a", "i82557b", "i82557c", "i82558a", "i82558b", "i82559a",
     "i82559b", "i82559c", "i82559er", "i82562", "i82801", "igb", "ne2k_isa", "ne2k_pci", "pcnet",
     "rocker", "rtl8139", "tulip", "usb-bt-dongle", "usb-net", "vmxnet3",
 )  # fmt: skip
 
+table.types_elsewhere("netdev", NETDEVS_ELSEWHERE)
 table.types_of_later("netdev", *NETDEVS_OF_LATER)
 table.types_of_later("device", *NICS_OF_LATER)
 OF_COLO = "is of use only where two QEMUs run one machine (COLO): leave it to QEMU"
@@ -88,7 +96,7 @@ table.types_elsewhere(
     "object", {"colo-compare": OF_COLO, "filter-rewriter": OF_COLO, "filter-replay": OF_REPLAY}
 )
 table.types_of_later(
-    "chardev", "file", "null", "parallel", "pipe", "pty", "ringbuf", "serial", "stdio", "udp", "vc"
+    "chardev", "file", "null", "parallel", "pipe", "pty", "ringbuf", "serial", "udp", "vc"
 )
 
 

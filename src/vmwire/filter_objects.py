@@ -43,6 +43,8 @@ class FilterObjects:
         options = catalogue.find("chardev", backend).from_kwargs(**values)
         if options.id in self.chardevs or options.id in self.taken:
             raise ConfigError(f"Duplicate ID '{options.id}' for chardev")
+        if not isinstance(options, SocketChardevOptions):
+            raise ConfigError(f"chardev '{backend}' is not for networks")
         options.source()  # says what a network can't have
         self.chardevs[options.id] = options
 

@@ -23,6 +23,7 @@ from vmwire.bench.e1000 import E1000Driver
 from vmwire.bench.pci import PciDevice
 from vmwire.cli.machine import main, read
 from vmwire.errors import ConfigError
+from vmwire.netdev.chardev import SocketChardevOptions
 
 VMWIRE = [sys.executable, "-m", "vmwire"]
 CARD = "e1000,id=n0,addr=04.0,netdev=n,mac=52:54:00:12:34:56"
@@ -40,7 +41,7 @@ SAID = """
 def test_everything_that_harnesses_say_is_understood() -> None:
     asked = read(SAID.split())
     assert asked.qtest == Chardev("/q.sock")
-    assert asked.chardevs == {"char0": Chardev("/m.sock")}
+    assert asked.chardevs == {"char0": SocketChardevOptions(id="char0", path="/m.sock")}
     assert (asked.monitors, asked.qtest_log) == (["char0"], "/dev/null")
     assert (asked.machine, asked.ram_size, asked.stopped) == ("pc", 64 << 20, True)
     assert (asked.netdevs, asked.devices) == (["null,id=n"], ["e1000,netdev=n"])
@@ -82,8 +83,8 @@ def test_where_qtest_is_spoken_has_qemus_forms(text: str, chardev: Chardev | str
     ("-mon chardev=c", "only mode=control is served"),
     ("-chardev pty,id=c", "chardev 'pty' is not served"),
     ("-chardev socket,path=/x", "Parameter 'id' is missing"),
-    ("-chardev socket,id=c", "a socket needs either path or fd"),
-    ("-chardev socket,id=c,host=x,port=1", "Invalid parameter 'host'"),
+    ("-chardev socket,id=c", "one of host= and port=, path= or fd= is required"),
+    ("-chardev socket,id=c,path=/x,mux=on", "'mux' is not served"),
     ("-chardev stdio,id=c -chardev stdio,id=c", "Duplicate ID 'c' for chardev"),
 ])  # fmt: skip
 def test_what_is_not_served_is_refused_by_its_name(words: str, text: str) -> None:

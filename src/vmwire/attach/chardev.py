@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Character devices as far as control channels need them: a byte stream to one peer.
 
-``-chardev socket,id=c,path=P`` (client), ``…,server=on,wait=off`` (one peer at a time, one after
-the other), ``…,fd=N`` (a connected socket that was inherited), and ``stdio``. The short forms of
-``-qtest`` and ``-qmp`` (``unix:PATH,server=on``, ``stdio``) mean the same.
+The options are ``netdev.chardev``'s: ``socket,id=c,path=P`` (client), ``…,server=on,wait=off`` (one
+peer at a time, one after the other), ``…,fd=N`` (a connected socket that was inherited), and
+``stdio``. The short forms of ``-qtest`` and ``-qmp`` (``unix:PATH,server=on``, ``stdio``) mean the
+same.
 
 A stream owns its descriptors. A peer that says no more may still read: it is hung up on at the end,
 or when the next one comes. What is written and doesn't fit into the socket waits here, up to a
@@ -24,7 +25,9 @@ from typing import Protocol
 from vmwire.engine.loop import ERROR, HANGUP, READ, WRITE, Loop
 from vmwire.errors import ConfigError
 from vmwire.netdev.binding import clear_the_way
-from vmwire.options.syntax import OptionList, parse_list
+from vmwire.netdev.chardev import ChardevOptions, SocketChardevOptions, StdioChardevOptions
+from vmwire.options.syntax import parse_list
+from vmwire.options.table import table_of
 
 READ_BYTES = 1 << 20
 MOST_WAITING = 256 << 20
@@ -62,28 +65,20 @@ class Chardev:
     wait: bool = False
     fd: int = -1
 
-    @property
-    def is_stdio(self) -> bool:
-        """Whether it is standard input and output."""
-        return not self.path and self.fd < 0
 
-
-def read_chardev(text: str) -> tuple[str, Chardev]:
-    """The id and meaning of ``-chardev TEXT``; ConfigError."""
-    options = parse_list(text, "backend")
-    id = options.first("id")
-    if id is None:
-        raise ConfigError("Parameter 'id' is missing")
-    backend = options.get("backend")
-    if backend == "stdio":
-        _only(options, "backend", "id", "signal", "mux")
-        return id, Chardev()
-    if backend != "socket":
-        raise ConfigError(f"chardev '{backend}' is not served (there are: socket, stdio)")
-    _only(options, "backend", "id", "path", "fd", "server", "wait", "nowait", "reconnect", "mux")
-    if options.get("mux", "off") != "off":
-        raise ConfigError("'mux' is not served")
-    return id, _socket(options, options.get("path"))
+def for_stream(options: ChardevOptions) -> Chardev:
+    """What an option describes, for a stream; ConfigError if a stream can't have it."""
+    if isinstance(options, StdioChardevOptions):
+        return Chardev()
+    if (options.path is None and options.fd is None) or options.abstract:
+        raise ConfigError("a socket for a control channel needs either path or fd")
+    if options.reconnect or options.reconnect_ms:
+        raise ConfigError("'reconnect' is not served: a peer that leaves is not called again")
+    fd = options.fd
+    if fd is not None and not (fd.isascii() and fd.isdecimal()):
+        raise ConfigError(f"fd={fd} is not the number of an inherited descriptor")
+    wait = options.server and options.wait is not False
+    return Chardev(options.path or "", options.server, wait, -1 if fd is None else int(fd))
 
 
 def read_short(text: str) -> Chardev | str:
@@ -96,36 +91,8 @@ def read_short(text: str) -> Chardev | str:
     if not colon or kind != "unix":
         raise ConfigError("expects unix:PATH[,server=on[,wait=off]], chardev:ID or stdio")
     options = parse_list(rest, "path")
-    _only(options, "path", "fd", "server", "wait", "nowait", "reconnect")
-    return _socket(options, options.get("path"))
-
-
-def _socket(options: OptionList, path: str | None) -> Chardev:
-    if options.get("reconnect", "0") != "0":
-        raise ConfigError("'reconnect' is not served: a peer that leaves is not called again")
-    server = _switch(options, "server", False)
-    wait = _switch(options, "wait", True) and server
-    fd = options.get("fd")
-    if (path is None) == (fd is None):
-        raise ConfigError("a socket needs either path or fd")
-    if fd is not None and not (fd.isascii() and fd.isdecimal()):
-        raise ConfigError(f"fd={fd} is not the number of an inherited descriptor")
-    return Chardev(path or "", server, wait, -1 if fd is None else int(fd))
-
-
-def _switch(options: OptionList, key: str, default: bool) -> bool:
-    value = options.get(key)
-    if value is None:
-        return default
-    if value not in ("on", "off"):
-        raise ConfigError(f"Parameter '{key}' expects 'on' or 'off'")
-    return value == "on"
-
-
-def _only(options: OptionList, *known: str) -> None:
-    for key in options.keys():  # noqa: SIM118
-        if key not in known:
-            raise ConfigError(f"Invalid parameter '{key}'")
+    options.set("id", "short")
+    return for_stream(table_of(SocketChardevOptions).from_options(options))
 
 
 class Stream:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmwire import catalogue
-from vmwire.attach.chardev import Chardev, read_chardev, read_short
+from vmwire.attach.chardev import Chardev, for_stream, read_short
 from vmwire.attach.qtest import QtestSession
 from vmwire.bench.machine import RAM_SIZE, Bench
 from vmwire.cli.firmware import Setting, take_boot, take_cpus, take_item, take_uuid
@@ -26,10 +26,11 @@ from vmwire.cli.headless import Headless
 from vmwire.errors import ConfigError
 from vmwire.monitor.monitor import Monitor
 from vmwire.monitor.session import Session
+from vmwire.netdev.chardev import ChardevOptions, SocketChardevOptions
 from vmwire.network import Network
 from vmwire.options.old_spellings import DEFAULT, Asked, modern
 from vmwire.options.syntax import OptionList, parse, parse_list
-from vmwire.options.table import KINDS, naming
+from vmwire.options.table import KINDS, naming, table_of
 
 WITHOUT_MEANING = {
     "audio": ("none",), "cpu": (), "display": ("none",), "monitor": ("none", "null"),
@@ -59,8 +60,7 @@ class CommandLine:
     devices: list[str] = field(default_factory=list)
     qtest: Chardev | str | None = None
     qtest_log: str | None = None
-    chardevs: dict[str, Chardev] = field(default_factory=dict)
-    chardev_texts: dict[str, str] = field(default_factory=dict)
+    chardevs: dict[str, ChardevOptions] = field(default_factory=dict)
     """The same as they were typed: what filters use is made of these."""
     objects: list[str] = field(default_factory=list)
     nets: list[str] = field(default_factory=list)
@@ -171,11 +171,10 @@ def _take_qtest(asked: CommandLine, value: str) -> None:
 
 
 def _take_chardev(asked: CommandLine, value: str) -> None:
-    id, chardev = read_chardev(value)
-    if id in asked.chardevs:
-        raise ConfigError(f"Duplicate ID '{id}' for chardev")
-    asked.chardevs[id] = chardev
-    asked.chardev_texts[id] = value
+    chardev = catalogue.parse("chardev", value)
+    if chardev.id in asked.chardevs:
+        raise ConfigError(f"Duplicate ID '{chardev.id}' for chardev")
+    asked.chardevs[chardev.id] = chardev
 
 
 def _take_monitor(asked: CommandLine, value: str) -> None:
@@ -284,14 +283,14 @@ def _record(kind: str, asked: Asked) -> Any:
 
 
 def _add_chardevs(asked: CommandLine, network: Network) -> None:
-    """Keep for filters what neither a monitor nor a harness uses."""
+    """Keep for the network what neither a monitor nor a harness uses."""
     users = (asked.qtest, *asked.monitors)
-    for id, text in asked.chardev_texts.items():
-        if id in users or asked.chardevs[id].is_stdio:
+    for id, chardev in asked.chardevs.items():
+        if id in users or not isinstance(chardev, SocketChardevOptions):
             network.objects.taken.add(id)
         else:
-            with naming(f"-chardev {text}"):
-                network.add(catalogue.parse("chardev", text))
+            with naming(f"-chardev {table_of(type(chardev)).to_text(chardev)}"):
+                network.add(chardev)
 
 
 class MonitorClient:
@@ -324,7 +323,7 @@ def _chardev(asked: CommandLine, named: Chardev | str) -> Chardev:
         return named
     if named not in asked.chardevs:
         raise ConfigError(f"chardev '{named}' not found")
-    return asked.chardevs[named]
+    return for_stream(asked.chardevs[named])
 
 
 def log_to(path: str | None) -> Callable[[str], None]:

@@ -7,6 +7,8 @@
         [,server=on[,wait=off]]         take peers, one after the other
         [,reconnect-ms=N]               otherwise: connect again N ms after the peer has gone
 
+``-chardev stdio`` is for qtest and QMP alone.
+
 A network doesn't stand still until somebody calls, so it refuses ``wait=on``; a machine that is
 started by whom it talks to may (``attach.chardev``).
 """
@@ -29,8 +31,8 @@ from vmwire.options.values import BOOL, IDENTIFIER, STRING, UINT16, UINT32
     "chardev",
     "socket",
     later=(
-        "nodelay", "delay", "telnet", "tn3270", "websocket", "mux", "logfile", "logappend",
-        "tls-creds", "tls-authz", "nowait",
+        "nodelay", "delay", "telnet", "tn3270", "websocket", "logfile", "logappend",
+        "tls-creds", "tls-authz",
     ),
 )  # fmt: skip
 @dataclass(slots=True, kw_only=True)
@@ -51,8 +53,11 @@ class SocketChardevOptions:
     wait: bool | None = option(BOOL, help="off: nothing stands still until a peer is there")
     reconnect: int | None = option(UINT32, help="the same in seconds, as in older versions")
     reconnect_ms: int | None = option(UINT32, help="connect again after so many milliseconds")
+    mux: bool = option(BOOL, default=False, help="off: there is one user")
 
     def __post_init__(self) -> None:
+        if self.mux:
+            raise ConfigError("'mux' is not served")
         if sum(each is not None for each in (self.host or self.port, self.path, self.fd)) != 1:
             raise ConfigError("one of host= and port=, path= or fd= is required")
         self.stream()
@@ -97,3 +102,20 @@ class SocketChardevOptions:
         return InetAddress(
             host=self.host or "", port=self.port, to=self.to, ipv4=self.ipv4, ipv6=self.ipv6
         )
+
+
+@record("chardev", "stdio", later=("logfile", "logappend"))
+@dataclass(slots=True, kw_only=True)
+class StdioChardevOptions:
+    """Standard input and output, as they are: no signals are made or held back."""
+
+    id: str = option(IDENTIFIER, required=True)
+    signal: bool = option(BOOL, default=True, help="on/off: either way the terminal stays as it is")
+    mux: bool = option(BOOL, default=False, help="off: there is one user")
+
+    def __post_init__(self) -> None:
+        if self.mux:
+            raise ConfigError("'mux' is not served")
+
+
+ChardevOptions = SocketChardevOptions | StdioChardevOptions
