@@ -91,6 +91,11 @@ STAYS = {
         "-global virtio-pci.ats",
     ),
     "set": (f"{NET} {CARD},id=n -set device.n.packed=on", "-set device.n.packed=on"),
+    "set on a nic": ("-nic user,id=u,model=virtio -set nic.u.model=rtl8139", "-set nic.u.model"),
+    "set on the old nic": (
+        f"{NET} -net nic,netdev=u,model=virtio,id=k -set net.k.model=e1000",
+        "-set net.k.model",
+    ),
     "set on the netdev": (f"{PLAIN} -set netdev.u.net=10.1.0.0/24", "-set netdev.u.net"),
     "an option not served": (f"{NET},tftp=/srv {CARD}", "tftp"),
     "guestfwd": (f"{NET},guestfwd=tcp:10.0.2.9:1-cmd:cat {CARD}", "guestfwd"),

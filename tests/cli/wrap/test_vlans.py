@@ -98,6 +98,7 @@ def test_vlans_are_taken_one_by_one() -> None:
         ("-net user", None, "no card"),
         (PAIR, FakeHost(fixed=("-net", "dump")), "the program itself"),
         (f"{PAIR} -loadvm x", None, "-loadvm"),
+        (f"{PAIR},id=u -set net.u.restrict=on", None, "-set net.u.restrict=on"),
         (f"{PAIR} -netdev hubport,id=h,hubid=0 -device rtl8139,netdev=h", None, "rtl8139"),
         ("-net nic -net user -M isapc", FakeHost(models={"isapc": "ne2k_isa"}), "ne2k_isa"),
         ("-net nic -net user -M unheard", None, "default model"),

@@ -326,11 +326,11 @@ def _replaced_reasons(survey: Survey, verdict: Verdict, judge: Judge) -> Iterato
 
 
 def _setting_reasons(survey: Survey, verdict: Verdict) -> Iterator[str]:
-    """``-set`` reaches netdevs and the machine."""
+    """``-set`` reaches netdevs, their cards in older words, and the machine."""
     for _, option in survey.line.named("set"):
         group, _, rest = option.argument.partition(".")
         identifier = rest.partition(".")[0]
-        if group == "netdev" and identifier == verdict.id:
+        if group in ("netdev", "nic", "net") and identifier in verdict.names:
             yield f"{option} changes it"
         if group in ("object", "machine", "memory", "numa"):
             yield f"{option} changes the machine"

@@ -115,7 +115,8 @@ def _why_not(line: CommandLine, vlan: Vlan) -> str | None:
         return "no card is on its VLAN"
     if any(line.options[member.place].fixed for member in vlan.members):
         return "the program itself sets a part of its VLAN"
-    return None
+    changes = (option for _, option in line.named("set") if option.argument.startswith("net."))
+    return next((f"{option} changes a part of a VLAN" for option in changes), None)
 
 
 def _is_old(line: CommandLine, vlan: Vlan) -> bool:
