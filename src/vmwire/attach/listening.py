@@ -18,11 +18,10 @@ from collections.abc import Callable
 from vmwire.engine.host import Host
 from vmwire.engine.loop import READ
 from vmwire.errors import ConfigError
+from vmwire.netdev.addresses import LONGEST_PATH
+from vmwire.netdev.binding import remove_file
 
 log = logging.getLogger(__name__)
-
-LONGEST_PATH = 107
-"""Bytes in a Unix socket's path (unix(7): 108 with the closing zero)."""
 
 ACCEPT_AGAIN_S = 0.5
 """How long to leave the listening socket alone after accepting has failed."""
@@ -58,7 +57,7 @@ class Listener:
         self._host.loop.unwatch(self.socket.fileno())
         self.socket.close()
         self._host.store.drop(self._store_name)
-        remove(self._path)
+        remove_file(self._path)
 
     def _on_ready(self, events: int) -> None:
         try:
@@ -115,12 +114,4 @@ def _clear_the_way(path: str) -> None:
         result = probe.connect_ex(path)
     if result != errno.ECONNREFUSED:
         raise ConfigError(f"can't listen on {path}: another process does")
-    remove(path)
-
-
-def remove(path: str) -> None:
-    """Remove a socket's file, unless it has gone already."""
-    try:
-        os.unlink(path)
-    except OSError:  # removed by somebody else, or with its folder
-        pass
+    remove_file(path)

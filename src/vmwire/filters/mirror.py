@@ -16,9 +16,10 @@ from vmwire.filters.options import MirrorOptions
 from vmwire.filters.selective import MakeLine, Selective
 from vmwire.wire.frame import Frame
 from vmwire.wire.port import Port
+from vmwire.wire.through import Holding
 
 
-class MirrorFilter(Selective):
+class MirrorFilter(Selective, Holding):
     """The box."""
 
     OPTIONS = MirrorOptions
@@ -26,7 +27,6 @@ class MirrorFilter(Selective):
     def __init__(self, options: MirrorOptions, host: Host, make_line: MakeLine) -> None:
         self.options = options
         super().__init__(options.id)
-        self._waiting: dict[Port, list[Frame]] = {self.left: [], self.right: []}
         self._line = make_line(options.outdev, options.vnet_hdr_support)
 
     def open(self, host: Host) -> None:
@@ -36,25 +36,14 @@ class MirrorFilter(Selective):
         return not self.takes(out)
 
     def carry(self, out: Port, frames: Sequence[Frame]) -> int:
-        if not self._send_waiting(out):
+        if not self.send_waiting(out):
             return 0
         if not self.takes(out):
             return out.send(frames)
         self._line.counters["peer busy"] += len(frames) - self._line.send(frames)
         taken = out.send(frames)
-        self._waiting[out] += [frame.copy() for frame in frames[taken:]]
+        self.waiting[out] += [frame.copy() for frame in frames[taken:]]
         return len(frames)
-
-    def resumed(self, out: Port) -> None:
-        if self._send_waiting(out):
-            super().resumed(out)
-
-    def _send_waiting(self, out: Port) -> bool:
-        """Send what was refused; whether all of it is gone."""
-        waiting = self._waiting[out]
-        if waiting:
-            del waiting[: out.send(waiting)]
-        return not waiting
 
     def close(self) -> None:
         """Leave the line, and hang up."""

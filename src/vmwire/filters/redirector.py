@@ -18,11 +18,12 @@ from vmwire.filters.options import RedirectorOptions
 from vmwire.filters.selective import MakeLine, Selective
 from vmwire.wire.frame import Frame
 from vmwire.wire.port import Port
+from vmwire.wire.through import Holding
 
 MOST_WAITING = 1024
 
 
-class RedirectorFilter(Selective):
+class RedirectorFilter(Selective, Holding):
     """The box."""
 
     OPTIONS = RedirectorOptions
@@ -37,8 +38,6 @@ class RedirectorFilter(Selective):
         }
         self._out = self._lines.get("outdev")
         self._refused: set[Port] = set()
-        self._waiting: dict[Port, list[Frame]] = {self.left: [], self.right: []}
-        """What came from ``indev`` and had no room yet."""
         if self._out is not None:
             self._out.resume = self._on_room
         if options.indev is not None:
@@ -92,18 +91,8 @@ class RedirectorFilter(Selective):
     def _inject(self, frames: list[Frame]) -> None:
         for out in (self.left, self.right):
             if self.takes(out):
-                waiting = self._waiting[out]
+                waiting = self.waiting[out]
                 room = MOST_WAITING - len(waiting)
                 waiting += frames[:room]
                 out.drops["no room"] += max(0, len(frames) - room)
-                self._send_waiting(out)
-
-    def _send_waiting(self, out: Port) -> None:
-        waiting = self._waiting[out]
-        if waiting:
-            del waiting[: out.send(waiting)]
-
-    def resumed(self, out: Port) -> None:
-        self._send_waiting(out)
-        if not self._waiting[out]:
-            super().resumed(out)
+                self.send_waiting(out)

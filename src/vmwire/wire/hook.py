@@ -27,7 +27,7 @@ from typing import TypeAlias
 
 from vmwire.wire.frame import NO_OFFLOAD, Frame, Offload
 from vmwire.wire.port import PACKETS_ONLY, Accepts, Port
-from vmwire.wire.through import Through
+from vmwire.wire.through import Holding
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ Answer: TypeAlias = Verdict | Replacement | Sequence[Replacement] | None
 HookFunction: TypeAlias = Callable[[Packet], Answer]
 
 
-class Hook(Through):
+class Hook(Holding):
     """Asks ``function`` about each packet.
 
     >>> box = Hook("h", lambda packet: DROP if packet.data[12:14] == b"\\x86\\xdd" else PASS)
@@ -79,7 +79,6 @@ class Hook(Through):
         super().__init__(name)
         self._function = function
         self.counts: Counter[str] = Counter()
-        self._waiting: dict[Port, list[Frame]] = {self.left: [], self.right: []}
         for port in (self.left, self.right):
             port.accepts = self.accepted(port)
 
@@ -89,7 +88,7 @@ class Hook(Through):
     def carry(self, out: Port, frames: Sequence[Frame]) -> int:
         """Ask about all ``frames``; what the far side refuses waits here, and nothing else is
         taken until it is gone, so that no packet is asked about twice."""
-        if not self._send_waiting(out):
+        if not self.send_waiting(out):
             return 0
         direction = Direction.TX if out is self.right else Direction.RX
         passing: list[Frame] = []
@@ -97,12 +96,8 @@ class Hook(Through):
             passing += self._ask(Packet(frame.tobytes(), direction, frame.offload))
         if passing:
             taken = out.send(passing)
-            self._waiting[out] += passing[taken:]
+            self.waiting[out] += passing[taken:]
         return len(frames)
-
-    def resumed(self, out: Port) -> None:
-        if self._send_waiting(out):
-            super().resumed(out)
 
     def inject(self, data: bytes, direction: Direction, offload: Offload = NO_OFFLOAD) -> bool:
         """Send a packet of one's own from here; return whether it was taken."""
@@ -132,12 +127,6 @@ class Hook(Through):
         parts = answer if isinstance(answer, list | tuple) else [answer]
         self.counts["replaced"] += 1
         return map(_frame, parts)
-
-    def _send_waiting(self, out: Port) -> bool:
-        waiting = self._waiting[out]
-        if waiting:
-            del waiting[: out.send(waiting)]
-        return not waiting
 
 
 def _frame(part: object) -> Frame:

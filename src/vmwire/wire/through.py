@@ -108,3 +108,23 @@ class Through:
     def cancel(self, out: Port) -> None:
         """Give back what was reserved behind ``out``."""
         out.cancel()
+
+
+class Holding(Through):
+    """A box that takes all of what it is given: what the far side refuses waits here, and its
+    subclass takes nothing more until ``send_waiting`` says that it is gone."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.waiting: dict[Port, list[Frame]] = {self.left: [], self.right: []}
+
+    def send_waiting(self, out: Port) -> bool:
+        """Send what was refused; whether all of it is gone."""
+        waiting = self.waiting[out]
+        if waiting:
+            del waiting[: out.send(waiting)]
+        return not waiting
+
+    def resumed(self, out: Port) -> None:
+        if self.send_waiting(out):
+            super().resumed(out)

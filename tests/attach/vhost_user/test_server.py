@@ -16,12 +16,13 @@ import pytest
 
 from tests.attach.vhost_user.served import Served
 from tests.engine.store import Store
-from vmwire.attach.listening import LONGEST_PATH, listen
+from vmwire.attach.listening import listen
 from vmwire.attach.vhost_user import VhostUserNic
 from vmwire.bench.vhost_user import FrontEnd, NetDriver
 from vmwire.engine.host import Host
 from vmwire.engine.loop import Loop
 from vmwire.errors import ConfigError
+from vmwire.netdev.addresses import LONGEST_PATH
 from vmwire.network import Network
 from vmwire.nic.options import VirtioNetPciOptions
 
