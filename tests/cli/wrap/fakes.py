@@ -139,9 +139,16 @@ def reasons(line: str, host: Host | None = None, keep: tuple[str, ...] = ()) -> 
     return [verdict.reason for verdict in decide(line, host, keep).verdicts]
 
 
-def composed(line: str, host: Host | None = None, keep: tuple[str, ...] = ()) -> Composition:
+def composed(
+    line: str,
+    host: Host | None = None,
+    keep: tuple[str, ...] = (),
+    take: tuple[str, ...] = (),
+) -> Composition:
     return compose(
-        decide(line, host, keep), lambda name: f"/run/{name}.sock", lambda name: f"/run/{name}"
+        decide(line, host, keep, take=take),
+        lambda name: f"/run/{name}.sock",
+        lambda name: f"/run/{name}",
     )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.wrap.fakes import decide, reasons
+from tests.cli.wrap.fakes import composed, decide, reasons
 
 CARD = "-device virtio-net-pci,netdev=t,id=n"
 VHOST = ("vhost=on", "vhost=on,vhostforce=off", "vhostforce=on", "vhostfd=7", "vhostfds=7:8")
@@ -38,7 +38,17 @@ def test_a_tap_that_qemu_itself_would_move_is_taken(options: str) -> None:
 
 def test_a_virtio_card_on_a_switch_stays() -> None:
     (given,) = reasons(f"{SWITCH} {CARD}")
-    assert given is not None and ("--take t" in given or "not served" in given)
+    assert given is not None and "--take t" in given
+
+
+def test_its_chardev_goes_along_when_it_is_taken() -> None:
+    made = composed(f"{SWITCH} {CARD}", take=("t",))
+    assert [typed for typed, _ in made.config["chardevs"]] == ["socket,id=c,path=/sw"]
+    assert "path=/sw" not in " ".join(made.command)
+
+
+def test_what_qemu_does_not_take_is_served() -> None:
+    assert reasons(f"-netdev type=vhost-user,id=t,file=/sw {CARD}") == [None]
 
 
 ASKING = {

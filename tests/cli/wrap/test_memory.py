@@ -56,6 +56,10 @@ CHANGED = {
         "-m 1G -mem-path /dev/hugepages -mem-prealloc",
         f"-m 1G {in_folder('/dev/hugepages', 1024 * MIB)} -mem-prealloc",
     ),
+    "mem-path with more than a path": (
+        "-m 1G -mem-path /dev/hugepages,prealloc=on,share=on",
+        f"-m 1G {in_folder('/dev/hugepages,prealloc=on', 1024 * MIB)}",
+    ),
     "mem-path twice": (
         "-mem-path /nowhere -m 1G -mem-path /dev/shm",
         f"{in_folder('/dev/shm', 1024 * MIB)} -m 1G",
@@ -172,6 +176,7 @@ IMPOSSIBLE = {
     "a strange size": ("-m 0x400", "'0x400'"),
     "a broken size": ("-m 100K", "not whole MiB"),
     "no folder": ("-m 1G -mem-path /nowhere", "not a folder"),
+    "a folder with what is not known": ("-m 1G -mem-path /dev/shm,x=y", "not a folder"),
     "no such property": ("-M xenpvh", "takes no memory-backend"),
 }
 

@@ -14,7 +14,7 @@ from vmwire.cli.wrap.survey import Entry
 
 def mover(netdev: Entry) -> str | None:
     """Who moves the frames of a virtio-net card on this netdev; None if QEMU does."""
-    if netdev.type == "vhost-user":
+    if netdev.type == "vhost-user" and netdev.get("file") is None:  # which QEMU doesn't take
         return "the program at its socket"
     if netdev.type == "tap" and _has_vhost(netdev):
         return "the kernel (vhost)"

@@ -11,6 +11,7 @@ RAM is given by                                what is done
                                                and ``-machine memory-backend=``
 ``-mem-path FOLDER``                           becomes ``-object memory-backend-file,
                                                mem-path=FOLDER,size=M,share=on`` and the same
+``-mem-path FOLDER,prealloc=on,share=on``      the same; QEMU itself takes only a path there
 ``-machine memory-backend=ID``                 that object gets shared, in place
 ``-numa node,memdev=ID`` (each node)           these objects get shared, in place
 ``-numa node,mem=SIZE`` (old machines)         as for ``-m``
@@ -49,6 +50,8 @@ RAM_ID = "vmwire-ram"
 MIB = 1 << 20
 _SIZE = re.compile(r"(\d+)(?:\.(\d+))?([bkmgtpe]?)", re.IGNORECASE)
 _UNITS = {"b": 0, "k": 10, "": 20, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
+
+_BESIDE_FOLDER = frozenset(("prealloc=on", "prealloc=off", "share=on"))
 
 ALWAYS_SHARED = frozenset(("memory-backend-shm",))
 
@@ -155,18 +158,25 @@ def _share_main_ram(survey: Survey, facts: RamFacts, sharing: Sharing, taken: se
     about = f"id={name},size={size},share=on,x-use-canonical-path-for-ramblock-id=off"
     paths = list(survey.line.named("mem-path"))
     if paths:
-        folder = paths[-1][1].argument
         if any(option.fixed for _, option in paths):
             raise CantShareError("the program itself sets -mem-path")
-        if not facts.is_folder(folder):
-            raise CantShareError(f"-mem-path {folder} is not a folder")
+        kind = f"memory-backend-file,mem-path={_folder(paths[-1][1].argument, facts)}"
         sharing.edits.update({index: [] for index, _ in paths})
-        kind = f"memory-backend-file,mem-path={escape(folder)}"
     elif facts.memfd:
         kind = "memory-backend-memfd"
     else:
         raise CantShareError("this QEMU has no memory-backend-memfd")
     sharing.words += ["-object", f"{kind},{about}", "-machine", f"memory-backend={name}"]
+
+
+def _folder(argument: str, facts: RamFacts) -> str:
+    """What ``-mem-path`` says, as a value of ``mem-path=`` and what may follow that."""
+    if facts.is_folder(argument):
+        return escape(argument)
+    folder, *more = argument.split(",")
+    if not facts.is_folder(folder) or not _BESIDE_FOLDER.issuperset(more):
+        raise CantShareError(f"-mem-path {argument} is not a folder")
+    return ",".join([folder, *(each for each in more if each == "prealloc=on")])
 
 
 def _share_object(entry: Entry, facts: RamFacts, sharing: Sharing) -> None:
