@@ -69,6 +69,17 @@ def test_types_of_qemu_that_are_not_served_are_told_from_misspelt_ones(
 
 
 @pytest.mark.parametrize(
+    "name", ["af-xdp", "netmap", "vhost-vdpa", "vmnet-host", "vmnet-shared", "vmnet-bridged"]
+)
+def test_netdevs_that_stay_with_qemu_are_told_so_in_one_line(name: str) -> None:
+    with pytest.raises(NotServedError) as caught:
+        catalogue.parse("netdev", f"{name},id=x,ifname=eth0")
+    assert f"'{name}'" in str(caught.value)
+    assert "leave it to QEMU" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("kind", "text", "fault"),
     [
         ("netdev", "nosuch,id=a", "Parameter 'type' does not accept value 'nosuch'"),

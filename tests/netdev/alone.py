@@ -18,14 +18,23 @@ from vmwire.attach import linux
 
 def alone(test: Callable[..., None]) -> Callable[..., None]:
     """Run a test in a child that is root in new user and network namespaces."""
+    return pytest.mark.netns(_in_a_child(test, _become_root))
 
+
+def alone_as_root(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test in a child that is root as we are, in a new network namespace: for what other
+    users may do, who don't exist in a new user namespace."""
+    return pytest.mark.root(_in_a_child(test, _leave_network))
+
+
+def _in_a_child(test: Callable[..., None], prepare: Callable[[], None]) -> Callable[..., None]:
     @functools.wraps(test)
     def run(**arguments: Any) -> None:
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(reading)
-            os._exit(_run_inside(test, arguments, writing))
+            os._exit(_run_inside(prepare, test, arguments, writing))
         os.close(writing)
         with open(reading, errors="replace") as said:
             text = said.read()
@@ -33,12 +42,17 @@ def alone(test: Callable[..., None]) -> Callable[..., None]:
         if status:
             pytest.fail(text or f"the test's process ended with status {status}", pytrace=False)
 
-    return pytest.mark.netns(run)
+    return run
 
 
-def _run_inside(test: Callable[..., None], arguments: dict[str, Any], writing: int) -> int:
+def _run_inside(
+    prepare: Callable[[], None],
+    test: Callable[..., None],
+    arguments: dict[str, Any],
+    writing: int,
+) -> int:
     try:
-        _become_root()
+        prepare()
         test(**arguments)
     except BaseException:  # the parent tells of it
         os.write(writing, traceback.format_exc().encode())
@@ -52,6 +66,11 @@ def _become_root() -> None:
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
             file.write(text)
+    ip("link set lo up")
+
+
+def _leave_network() -> None:
+    linux.unshare(linux.CLONE_NEWNET)
     ip("link set lo up")
 
 
