@@ -18,8 +18,8 @@ from collections.abc import Callable
 from vmwire.engine.host import Host
 from vmwire.engine.loop import READ
 from vmwire.errors import ConfigError
-from vmwire.netdev.addresses import LONGEST_PATH
 from vmwire.netdev.binding import remove_file
+from vmwire.options.values import LONGEST_SOCKET_PATH
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +86,9 @@ def listen(path: str) -> socket.socket:
     What a dead process left at ``path`` is replaced. Raises ``ConfigError``.
     """
     size = len(os.fsencode(path))
-    if size > LONGEST_PATH:
+    if size > LONGEST_SOCKET_PATH:
         raise ConfigError(
-            f"socket path of {size} bytes is too long (at most {LONGEST_PATH}): {path}"
+            f"socket path of {size} bytes is too long (at most {LONGEST_SOCKET_PATH}): {path}"
         )
     _clear_the_way(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

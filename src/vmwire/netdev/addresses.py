@@ -20,12 +20,18 @@ from typing import Any
 from vmwire.errors import ConfigError
 from vmwire.options.objects import ObjectType
 from vmwire.options.table import option
-from vmwire.options.values import BOOL, STRING, UINT16, UINT32, ParsedType, read_int
+from vmwire.options.values import (
+    BOOL,
+    LONGEST_SOCKET_PATH,
+    STRING,
+    UINT16,
+    UINT32,
+    ParsedType,
+    read_int,
+)
 
 _HOST_PORT = re.compile(r"(?:\[([^\]]*)\]|([^:]*)):(.*)", re.DOTALL)
 
-LONGEST_PATH = 107
-"""Bytes in a Unix socket's path (unix(7): 108 with the closing zero)."""
 PATH_ROOM = 108
 
 
@@ -140,7 +146,7 @@ class UnixAddress:
 
     def __post_init__(self) -> None:
         size = len(os.fsencode(self.path))
-        if size > LONGEST_PATH - self.abstract:
+        if size > LONGEST_SOCKET_PATH - self.abstract:
             raise ConfigError(f"UNIX socket path '{self.path}' is too long")
         if not self.path and not self.abstract:
             raise ConfigError("UNIX socket path must not be empty")

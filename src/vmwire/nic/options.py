@@ -36,6 +36,7 @@ from vmwire.options.values import (
     UINT32,
     ChoiceType,
     ParsedType,
+    check_socket_path,
     format_mac,
     parse_mac,
     said,
@@ -44,7 +45,6 @@ from vmwire.options.values import (
 MAX_QUEUE_PAIRS = 8
 MIN_QUEUE_SIZE = 256
 MAX_QUEUE_SIZE = 1024  # QEMU's limit, also for transmit rings when the back end is vhost-user
-MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un(7)
 ALL_VECTORS = 0xFFFFFFFF  # QEMU's "as many as there are queues"
 MAX_VECTORS = 2048  # PCI 3.0, section 6.8.2: the size of an MSI-X table
 
@@ -158,12 +158,7 @@ class VirtioNetOptions:
             raise ConfigError(f"Parameter 'queues' expects a number from 1 to {MAX_QUEUE_PAIRS}")
         if self.queues > 1 and not self.mq:
             raise ConfigError(f"queues={self.queues} needs mq=on")
-        path = self.socket
-        if path is not None and not 0 < len(path.encode()) <= MAX_SOCKET_PATH_BYTES:
-            raise ConfigError(
-                f"socket path '{path}' must have 1 to {MAX_SOCKET_PATH_BYTES} bytes,"
-                f" it has {len(path.encode())}"
-            )
+        check_socket_path(self.socket)
 
     @property
     def driver(self) -> str:

@@ -24,7 +24,6 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from vmwire.errors import ConfigError
 from vmwire.options.table import option, record, table_of
 from vmwire.options.values import (
     BOOL,
@@ -34,12 +33,12 @@ from vmwire.options.values import (
     STRING,
     UINT32,
     ParsedType,
+    check_socket_path,
     format_mac,
     parse_mac,
     said,
 )
 
-MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un(7)
 NO_ROM_SIZE = 0xFFFFFFFF  # QEMU's "as large as the file"
 BOUNCE_BUFFER_SIZE = 4096
 
@@ -127,12 +126,7 @@ class PciNicOptions(SlotOptions):
     )
 
     def __post_init__(self) -> None:
-        path = self.socket
-        if path is not None and not 0 < len(path.encode()) <= MAX_SOCKET_PATH_BYTES:
-            raise ConfigError(
-                f"socket path '{path}' must have 1 to {MAX_SOCKET_PATH_BYTES} bytes,"
-                f" it has {len(path.encode())}"
-            )
+        check_socket_path(self.socket)
 
     @property
     def driver(self) -> str:

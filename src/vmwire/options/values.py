@@ -102,6 +102,19 @@ def parse_mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", "").replace("-", ""))
 
 
+LONGEST_SOCKET_PATH = 107
+"""Bytes in a Unix socket's path (unix(7): 108 with the closing zero)."""
+
+
+def check_socket_path(path: str | None) -> None:
+    """Refuse what can't be a Unix socket's path."""
+    if path is not None and not 0 < len(path.encode()) <= LONGEST_SOCKET_PATH:
+        raise ConfigError(
+            f"socket path '{path}' must have 1 to {LONGEST_SOCKET_PATH} bytes,"
+            f" it has {len(path.encode())}"
+        )
+
+
 def format_mac(mac: bytes) -> str:
     return mac.hex(":")
 

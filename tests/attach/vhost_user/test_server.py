@@ -22,9 +22,9 @@ from vmwire.bench.vhost_user import FrontEnd, NetDriver
 from vmwire.engine.host import Host
 from vmwire.engine.loop import Loop
 from vmwire.errors import ConfigError
-from vmwire.netdev.addresses import LONGEST_PATH
 from vmwire.network import Network
 from vmwire.nic.options import VirtioNetPciOptions
+from vmwire.options.values import LONGEST_SOCKET_PATH
 
 FRAME = bytes(range(100))
 
@@ -136,7 +136,7 @@ def test_something_else_at_the_path_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_path_that_is_too_long_names_the_limit(tmp_path: Path) -> None:
-    room = LONGEST_PATH - len(str(tmp_path)) - 1
+    room = LONGEST_SOCKET_PATH - len(str(tmp_path)) - 1
     listen(str(tmp_path / ("x" * room))).close()
     with pytest.raises(ConfigError, match="at most 107"):
         listen(str(tmp_path / ("x" * (room + 1))))
