@@ -53,7 +53,6 @@ log = logging.getLogger(__name__)
 MOST_QUEUES = 1024
 RECONNECT_MS = 1000
 """How long after an end to connect again, where nobody has said."""
-FAILED = "error: "
 
 
 @record("netdev", "vhost-user")
@@ -129,31 +128,28 @@ class VhostUserNetdev:
         chardev = self._chardev
         if chardev is None:
             raise ConfigError(f'chardev "{self.options.chardev}" not found')
-        self._source = source = chardev.source()
-        if host.store.on_trial and isinstance(source, Connecting):
+        if chardev.reconnects:
+            self._source = chardev.source()
+            must_be_there = False
+        else:
+            self._source = replace(chardev, reconnect_ms=RECONNECT_MS).source()
+            must_be_there = _is_first_start(host, self.options.id)
+        if host.store.on_trial and isinstance(self._source, Connecting):
             host.loop.defer(self._look)  # who was connected hangs up only when we have succeeded
-            return
-        self._look()
-        failed = source.waiting.startswith(FAILED)
-        if failed and not chardev.reconnects and _is_first_start(host, self.options.id):
-            raise ConfigError(source.waiting.removeprefix(FAILED))
-        if failed:
-            self._look_again()
+        elif must_be_there:
+            sock = _connected(chardev)
+            self._source.open(host, self.options.id, self._on_connected, busy=True)
+            self._on_connected(sock)
+        else:
+            self._look()
 
     def _look(self) -> None:
         if self._source is not None:
             self._source.open(self._host, self.options.id, self._on_connected)
 
     def _look_again(self) -> None:
-        """Look for the next connection, also where nobody has said when."""
-        chardev, source = self._chardev, self._source
-        if chardev is None or source is None:
-            return
-        if isinstance(source, Connecting) and not chardev.reconnects:
-            self._chardev = chardev = replace(chardev, reconnect_ms=RECONNECT_MS)
-            self._source = source = chardev.source()
-            source.open(self._host, self.options.id, self._on_connected, busy=True)
-        source.again()
+        if self._source is not None:
+            self._source.again()
 
     def close(self) -> None:
         """Hang up. Harmless when called twice."""
@@ -265,3 +261,18 @@ def _is_first_start(host: Host, id: str) -> bool:
     host.store.keep(name, null)
     os.close(null)
     return True
+
+
+def _connected(chardev: SocketChardevOptions) -> socket.socket:
+    """The first connection of a client that was not told to wait for its server."""
+    (place,) = UnixAddress(
+        path=chardev.path or "", abstract=chardev.abstract, tight=chardev.tight
+    ).resolve(socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        sock.connect(place.address)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"Failed to connect to '{place}': {error.strerror}") from None
+    return sock
