@@ -56,7 +56,8 @@ class Wire:
         def add() -> None:
             card = VhostUserNic(VirtioNetPciOptions(id=name, socket=path, **options))
             card.open(Host(self.loop))
-            self.hubs.setdefault(hub, Hub(f"hub{hub}")).add_port(name).connect(card.port)
+            at = self.hubs.setdefault(hub, Hub(f"hub{hub}", self.loop.now))
+            at.add_port(name).connect(card.port)
             self.cards[name] = card
 
         self.loop.call(add)

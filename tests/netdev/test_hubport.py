@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.wire.boxes import End, frames
 
+from vmwire.engine.clock import ManualClock
 from vmwire.errors import ConfigError
 from vmwire.netdev.hubport import HubportNetdev, HubportOptions
 from vmwire.options.table import table_of
@@ -13,7 +14,7 @@ from vmwire.wire.switch import Switch
 
 
 def test_place_at_the_hub_is_taken_and_given_back() -> None:
-    hub, ends = Hub("hub0"), [End("a"), End("b")]
+    hub, ends = Hub("hub0", ManualClock().now), [End("a"), End("b")]
     made = [HubportNetdev(HubportOptions(id=name, hubid=0), hub) for name in "ab"]
     for port, end in zip(made, ends, strict=True):
         port.port.connect(end.port)

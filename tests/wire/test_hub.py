@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from tests.wire.boxes import End, frames
 from tests.wire.packets import superframe_tcp4
 
+from vmwire.engine.clock import ManualClock
 from vmwire.wire.frame import Frame
 from vmwire.wire.hub import Hub
 from vmwire.wire.port import EVERYTHING, PACKETS_ONLY, Port, stats
 
 
 def around(*ends: End) -> Hub:
-    hub = Hub("hub0")
+    hub = Hub("hub0", ManualClock().now)
     for end in ends:
         end.port.connect(hub.add_port(end.port.name))
     return hub
@@ -65,7 +66,7 @@ def test_member_may_answer_while_the_hub_floods() -> None:
         return len(asked)
 
     port = Port("b", answer, accepts=EVERYTHING)
-    hub = Hub("hub0")
+    hub = Hub("hub0", ManualClock().now)
     for each in (a.port, port, c.port):
         each.connect(hub.add_port(each.name))
     a.port.send(frames(1))

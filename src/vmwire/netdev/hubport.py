@@ -40,7 +40,7 @@ class HubportOptions:
     def hub(self, now: Callable[[], float]) -> Hub:
         """Make the hub that this port is the first of."""
         name = f"hub{self.hubid}"
-        return Switch(name, now) if self.switch else Hub(name)
+        return Switch(name, now) if self.switch else Hub(name, now)
 
     def check(self, hub: Hub) -> None:
         """See that what this port says of its hub is so; ``ConfigError``."""

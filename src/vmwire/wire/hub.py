@@ -9,28 +9,31 @@ One that has a carrier costs each frame, whether it wants it or not: where there
 ``vmwire.wire.switch`` is a hub that learns who is where.
 
 A hub's own ports are always up: pulling one member's cable is not seen by the others. Two hubs
-must not be joined twice, for frames would circle (``vmwire.network`` refuses that).
+must not be joined twice, for frames would circle: ``vmwire.network`` refuses that where it sees it,
+and where it is done by way of sockets, ``vmwire.wire.loops`` ends it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from vmwire.wire.frame import Frame
+from vmwire.wire.loops import LoopGuard
 from vmwire.wire.port import EVERYTHING, Port, stats
 
 
 class Hub:
-    """Any number of ports that all hear each other.
+    """Any number of ports that all hear each other. ``now()`` is the time in seconds.
 
-    >>> hub = Hub("h")
+    >>> hub = Hub("h", lambda: 0.0)
     >>> hub.add_port("a").name
     'a'
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, now: Callable[[], float]) -> None:
         self.name = name
+        self._guard = LoopGuard(name, now)
         self.ports: tuple[Port, ...] = ()
         self._up: tuple[Port, ...] = ()
         """Those that have a carrier."""
@@ -46,6 +49,7 @@ class Hub:
     def remove_port(self, port: Port) -> None:
         """Take a port away; the member behind it loses its carrier."""
         port.disconnect()
+        self._guard.forget(port)
         self.ports = tuple(other for other in self.ports if other is not port)
 
     def _link_changed(self, port: Port, carrier: bool) -> None:
@@ -54,10 +58,16 @@ class Hub:
 
     def _receive(self, source: Port, frames: Sequence[Frame]) -> int:
         """Take all that a member sends."""
+        admitted = self._guard.admit(source, frames)
+        if admitted:
+            self._forward(source, admitted)
+        return len(frames)
+
+    def _forward(self, source: Port, frames: Sequence[Frame]) -> None:
+        """Send on what came in at ``source``: to all others."""
         for port in self._up:
             if port is not source:
                 offer(port, frames)
-        return len(frames)
 
     def stats(self) -> dict[str, object]:
         """Return each port's counters as plain data."""

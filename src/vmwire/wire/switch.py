@@ -38,7 +38,7 @@ TAG = b"\x81\x00"
 
 
 class Switch(Hub):
-    """A hub that learns. ``now()`` is the time in seconds.
+    """A hub that learns.
 
     >>> switch = Switch("s", lambda: 0.0)
     >>> switch.add_port("a").name
@@ -46,7 +46,7 @@ class Switch(Hub):
     """
 
     def __init__(self, name: str, now: Callable[[], float]) -> None:
-        super().__init__(name)
+        super().__init__(name, now)
         self.counters: Counter[str] = Counter()
         self._clock = now
         self._now = self._swept = now()
@@ -72,7 +72,7 @@ class Switch(Hub):
 
     # Frames
 
-    def _receive(self, source: Port, frames: Sequence[Frame]) -> int:
+    def _forward(self, source: Port, frames: Sequence[Frame]) -> None:
         self._now = self._clock()
         last = b""
         goal: Port | None = None
@@ -88,11 +88,10 @@ class Switch(Hub):
                 goal, start = found, index
             last = head
         self._pass_on(source, goal, frames[start:] if start else frames)
-        return len(frames)
 
     def _pass_on(self, source: Port, goal: Port | None, frames: Sequence[Frame]) -> None:
         if goal is None:
-            super()._receive(source, frames)
+            super()._forward(source, frames)
         elif goal is not source:
             offer(goal, frames)
 
