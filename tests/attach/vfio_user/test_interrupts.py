@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 
 import pytest
 
@@ -13,10 +14,12 @@ from tests.attach.vfio_user.copier import (
     IDENT,
     LEVEL,
     NOTIFY,
+    SCRATCH,
     Served,
     open_fds,
 )
 from tests.attach.vfio_user.moves import no_event
+from vmwire.attach.vfio_user import signals
 from vmwire.bench.vfio_user import Client, RequestError, fired
 from vmwire.bus.pci.vfio_user import (
     ACTION_MASK,
@@ -34,6 +37,7 @@ from vmwire.bus.pci.vfio_user import (
     REQ,
     Command,
 )
+from vmwire.wire.frame import Frame
 
 # Interrupts
 
@@ -46,11 +50,88 @@ def test_the_pin_signals_once_until_it_is_unmasked_and_again_if_it_is_still_up(p
     pc.write(0, LEVEL, 1)
     assert fired(fd) == 0
     pc.unmask()
+    pc.read(0, IDENT)
     assert fired(fd) == 1
     pc.write(0, LEVEL, 0)
     pc.unmask()
+    pc.read(0, IDENT)
     assert fired(fd) == 0
     pc.write(0, LEVEL, 1)
+    assert fired(fd) == 1
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest has all the time that it wants to its next access."""
+    monkeypatch.setattr(signals, "HANDLER_S", 3600.0)
+
+
+def handle(pc: Client, fd: int) -> None:
+    """A guest's handler begins: its look at the card lowers the pin, and the machine unmasks."""
+    pc.write(0, LEVEL, 1)
+    assert fired(fd) == 1
+    pc.write(0, LEVEL, 0)
+    pc.unmask()
+
+
+def arrive(served: Served) -> None:
+    """A frame raises the pin."""
+    served.loop.call(lambda: served.chip.receive([Frame.of(bytes(60))]))
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_pin_that_rises_within_the_handler_waits_for_the_guests_next_access(
+    served: Served, pc: Client
+) -> None:
+    (fd,) = pc.wire(INTX)
+    handle(pc, fd)
+    arrive(served)
+    assert fired(fd) == 0
+    pc.read(0, IDENT)
+    assert fired(fd) == 1
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_pin_that_is_up_when_the_machine_unmasks_waits_for_the_guests_next_access(
+    pc: Client,
+) -> None:
+    (fd,) = pc.wire(INTX)
+    pc.write(0, LEVEL, 1)
+    pc.unmask()
+    assert fired(fd) == 1
+    pc.write(0, SCRATCH, 1)
+    assert fired(fd) == 1
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_guest_that_masks_the_card_in_its_handler_is_not_interrupted_for_what_came_before(
+    served: Served, pc: Client
+) -> None:
+    (fd,) = pc.wire(INTX)
+    handle(pc, fd)
+    arrive(served)
+    pc.write(0, LEVEL, 0)
+    pc.read(0, IDENT)
+    assert fired(fd) == 0
+    pc.write(0, LEVEL, 1)
+    assert fired(fd) == 1
+
+
+def test_a_guest_that_makes_no_further_access_is_interrupted_after_a_moment(
+    served: Served, pc: Client
+) -> None:
+    (fd,) = pc.wire(INTX)
+    handle(pc, fd)
+    arrive(served)
+    assert select.select([fd], [], [], 10)[0]
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_reset_ends_the_wait_for_an_access(served: Served, pc: Client) -> None:
+    (fd,) = pc.wire(INTX)
+    handle(pc, fd)
+    pc.ask(Command.DEVICE_RESET)
+    arrive(served)
     assert fired(fd) == 1
 
 
@@ -66,9 +147,11 @@ def test_a_masked_pin_is_silent_and_a_disabled_one_too(pc: Client) -> None:
     pc.write(0, LEVEL, 1)
     assert fired(fd) == 0
     pc.set_irqs(INTX, DATA_NONE | ACTION_UNMASK)
+    pc.read(0, IDENT)
     assert fired(fd) == 1
     pc.write(CONFIG, 4, 0x0406, 2)
     pc.unmask()
+    pc.read(0, IDENT)
     assert fired(fd) == 0
     pc.write(CONFIG, 4, 0x0006, 2)
     assert fired(fd) == 1

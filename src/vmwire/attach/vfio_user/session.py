@@ -200,6 +200,8 @@ class Session:
         ):
             return False
         value = self.card.read(region, offset, count)
+        if self.signals.held is not None:
+            self.signals.accessed()
         self.reply(
             READ_MESSAGE.pack(message_id, _READ, 32 + count, 1, 0, offset, region, count)
             + value.to_bytes(count, "little")
@@ -224,6 +226,8 @@ class Session:
         ):
             return False
         self.card.write(region, offset, count, int.from_bytes(message[32:], "little"))
+        if self.signals.held is not None:
+            self.signals.accessed()
         if not flags:
             self.reply(READ_MESSAGE.pack(message_id, _WRITE, 32, 1, 0, offset, region, count))
         return True
@@ -360,6 +364,7 @@ class Session:
     def _region_read(self, payload: bytes) -> bytes:
         offset, region, count = self._access(payload)
         value = self.card.read(region, offset, count) if count else 0
+        self.signals.accessed()
         return payload + value.to_bytes(count, "little")
 
     @_serves(Command.REGION_WRITE, REGION_ACCESS.size, more=MAX_DATA)
@@ -370,6 +375,7 @@ class Session:
             raise Refused(f"{len(data)} bytes of data instead of {count}")
         if count:
             self.card.write(region, offset, count, int.from_bytes(data, "little"))
+        self.signals.accessed()
         if region == CONFIG and self.lasting is not None:
             self.lasting.keep()  # seldom, and a card that forgot it stands still
         return payload[: REGION_ACCESS.size]

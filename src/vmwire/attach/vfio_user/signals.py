@@ -7,8 +7,15 @@ descriptor of the machine's that is written to interrupt (*trigger*), and may ha
 machine writes to mask and unmask it without a message (linux/vfio.h, ``VFIO_IRQ_SET``).
 
 INTx is a level, an event is an edge. So the line masks itself when it is signalled, and the machine
-unmasks it when the guest has looked at the card: if the level is still up then, it is signalled
+unmasks it when the guest has accessed the card: if the level is still up then, it is signalled
 again. A message that comes while its line is masked, or before it has a descriptor, is kept, once.
+
+But a machine that unmasks by a message does so while its guest waits for that access: most likely
+in its interrupt handler, which is about to say by its next one whether it wants more (a NAPI driver
+reads the causes, then masks them). What is signalled between can't be taken back. The guest would
+be interrupted once more while it works through the ring, which Linux' e1000 answers by leaving
+interrupts on until it is done. So the line is *held* until the guest's next access, at most
+``HANDLER_S``. A machine that unmasks by an event (KVM's) has seen its guest's handler end.
 """
 
 from __future__ import annotations
@@ -23,6 +30,7 @@ from vmwire.attach.vfio_user.refused import Refused
 from vmwire.bus.pci.vfio_user import (
     ACTION_MASK,
     ACTION_TRIGGER,
+    ACTION_UNMASK,
     ACTIONS,
     DATA_BOOL,
     DATA_EVENTFD,
@@ -38,7 +46,11 @@ from vmwire.bus.pci.vfio_user import (
     MSIX,
     NUM_IRQS,
 )
+from vmwire.engine.clock import Timer
 from vmwire.engine.loop import EDGE, READ, Loop
+
+HANDLER_S = 0.001
+"""How long a guest may take to its next access, on a machine with more to do."""
 
 FLAGS = (
     IRQ_EVENTFD | IRQ_MASKABLE | IRQ_AUTOMASKED,
@@ -80,16 +92,24 @@ class Signals:
         self.on_signal: Callable[[], None] | None = None
         self.on_wiring: Callable[[int, int, int, int | None], None] | None = None
         self._lines = [[Line() for _ in range(count)] for count in counts]
+        self.held: Timer | None = None
+        """Until when the pin isn't signalled, if the guest makes no access."""
 
     # What the card does
 
     def intx(self, up: bool) -> None:
         """The pin has risen or fallen."""
-        if up and self._lines[INTX]:
+        if up and self._lines[INTX] and self.held is None:
             line = self._lines[INTX][0]
             if not line.masked and ACTION_TRIGGER in line.fds:
                 line.masked = True
                 self._signal(line)
+
+    def accessed(self) -> None:
+        """The guest has said what it wants, or had the time to: the pin is held no longer."""
+        if self.held is not None:
+            self._let_go()
+            self.intx(self._level())
 
     def msi(self, vector: int) -> None:
         """An MSI message."""
@@ -180,6 +200,8 @@ class Signals:
         elif action == ACTION_MASK:
             line.masked = True
         else:
+            if index == INTX and line.masked and self.held is None:
+                self.held = self._loop.call_later(HANDLER_S, self.accessed)
             self._unmask(index, line)
 
     def _unmask(self, index: int, line: Line) -> None:
@@ -229,7 +251,10 @@ class Signals:
         except OSError:
             self._loop.unwatch(fd)  # a timer or the like
             return
-        self._act(index, action, line)
+        if action == ACTION_UNMASK:  # the handler is over: the kernel's irqchip has seen its end
+            self._unmask(index, line)
+        else:
+            self._act(index, action, line)
 
     def save(self) -> list[tuple[int, int, list[int], bool, bool]]:
         """Return what isn't as at the beginning: kind, number, actions wired, masked, pending."""
@@ -277,10 +302,17 @@ class Signals:
                 line.pending = False
         if self._lines[INTX]:
             self._lines[INTX][0].masked = False
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.held is not None:
+            self.held.cancel()
+            self.held = None
 
     def close(self) -> None:
         """Close all descriptors; the wiring's listener isn't told."""
         self.on_wiring = None
+        self._let_go()
         for index in range(NUM_IRQS):
             for number in range(self.counts[index]):
                 for action in ACTIONS:
