@@ -12,6 +12,7 @@ import pytest
 from tests.options.facts import CASES, FACTS, Case
 from vmwire import catalogue, registry
 from vmwire.errors import ConfigError
+from vmwire.nic import declared
 from vmwire.options.table import NotServedError
 
 UNSERVED = ("tftp", "bootfile", "smb", "guestfwd=", "ipv6-", "hostfwd=unix", "failover", "packed",
@@ -212,7 +213,7 @@ def test_every_listed_type_can_be_found(kind: str) -> None:
     for each in catalogue.tables(kind):
         assert each.name in catalogue.MODULES[kind]
         for alias in each.aliases:
-            assert catalogue.ALIASES[alias] == each.name
+            assert declared.ALIASES[alias] == each.name
 
 
 def test_judging_a_user_netdev_loads_no_engine_and_no_sockets() -> None:

@@ -14,10 +14,11 @@ vmwire.errors.ConfigError: -device virtio-net,mq=maybe: Parameter 'mq' expects '
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
+from vmwire.nic import declared
 from vmwire.options import table
 from vmwire.options.old_spellings import MODELS, asks_for_models
 from vmwire.options.syntax import HELP_WORDS, JsonOptions, OptionList
@@ -25,7 +26,7 @@ from vmwire.options.syntax import parse as parse_syntax
 from vmwire.options.table import Table, naming
 
 # In the order in which help lists them, which is QEMU's.
-MODULES = {
+MODULES: Mapping[str, Mapping[str, str]] = {
     "netdev": {
         "socket": "vmwire.netdev.socket",
         "stream": "vmwire.netdev.stream",
@@ -39,16 +40,7 @@ MODULES = {
         "bridge": "vmwire.netdev.bridge",
         "vhost-user": "vmwire.netdev.vhost_user",
     },
-    "device": {
-        "e1000": "vmwire.nic.pci_options",
-        "e1000-82544gc": "vmwire.nic.pci_options",
-        "e1000-82545em": "vmwire.nic.pci_options",
-        "e1000e": "vmwire.nic.e1000e_options",
-        "virtio-net-device": "vmwire.nic.options",
-        "virtio-net-pci": "vmwire.nic.options",
-        "virtio-net-pci-non-transitional": "vmwire.nic.options",
-        "virtio-net-pci-transitional": "vmwire.nic.options",
-    },
+    "device": declared.OPTIONS,
     "object": {
         "filter-buffer": "vmwire.filters.options",
         "filter-dump": "vmwire.filters.options",
@@ -66,7 +58,6 @@ TITLES = {
     "object": "List of user creatable objects:",
     "chardev": "Available chardev backend types:",
 }
-ALIASES = {"e1000-82540em": "e1000", "virtio-net": "virtio-net-pci"}
 
 OF_MACOS = "is macOS's own: leave it to QEMU there"
 NETDEVS_ELSEWHERE = {
@@ -170,6 +161,6 @@ def tables(kind: str) -> list[Table[Any]]:
 
 
 def _import(kind: str, name: Any) -> None:
-    module = MODULES[kind].get(ALIASES.get(name, name)) if isinstance(name, str) else None
+    module = MODULES[kind].get(declared.ALIASES.get(name, name)) if isinstance(name, str) else None
     if module is not None:
         import_module(module)

@@ -85,7 +85,7 @@ class Rings(ABC):
         self.rx_buffers = room.take(ring * buffer_size, 4096)
         self._tx_room = room.take(TX_ROOM, 4096)
         self._tx_used = 0
-        self.tx_tail = self.tx_clean = self.rx_next = 0
+        self.tx_tail = self.rx_next = 0
 
     @abstractmethod
     def read(self, register: int) -> int:
@@ -106,7 +106,7 @@ class Rings(ABC):
         """Give the card a transmit ring with nothing to send."""
         self.pc.write(self.tx_ring, bytes(self.ring * spec.DESCRIPTOR_SIZE))
         self._set_ring(spec.TDBAL, self.tx_ring, spec.DESCRIPTOR_SIZE)
-        self.tx_tail = self.tx_clean = 0
+        self.tx_tail = 0
 
     def fill_receive_ring(self, buffers: int | None = None) -> None:
         """Give the card a receive ring with ``buffers`` buffers (all but one)."""

@@ -44,6 +44,7 @@ from vmwire.bus.pci.function import ChipFactory, PciFunction
 from vmwire.engine.clock import ManualClock, Timers
 from vmwire.engine.memory import GuestMemory
 from vmwire.errors import ConfigError
+from vmwire.nic.declared import module_of
 from vmwire.nic.pci_cards import card_of
 from vmwire.options.syntax import parse
 from vmwire.options.table import find, select, table_of
@@ -53,9 +54,6 @@ IO_APIC = commands.IO_APIC
 LINES_OF_MACHINE = ""
 """No card's name."""
 OnIrq = Callable[[int, bool], None]
-DECLARING = {"virtio": "vmwire.nic.options", "e1000e": "vmwire.nic.e1000e_options"}
-"""Where it is declared what can be said of a card, by how its name begins; others': ..."""
-DECLARING_OTHERS = "vmwire.nic.pci_options"
 DEFAULT_MAC = bytes.fromhex("525400123456")
 
 MOST_ROUNDS = 100_000
@@ -63,9 +61,10 @@ MOST_ROUNDS = 100_000
 
 
 def _declare(driver: str) -> None:
-    """Import the options of a card; of one that isn't there, nothing that matters."""
-    found = [where for start, where in DECLARING.items() if driver.startswith(start)]
-    import_module(found[0] if found else DECLARING_OTHERS)
+    """Import the options of a card, if there is such a card."""
+    where = module_of(driver)
+    if where is not None:
+        import_module(where)
 
 
 class HandClock(ManualClock):

@@ -30,7 +30,6 @@ from vmwire.wire.port import Port
 ChipFactory = Callable[[Slot], Chip]
 
 CONFIG = 7
-REGIONS = 9
 
 WIDTH = 4
 """The bus is 32 bits wide."""

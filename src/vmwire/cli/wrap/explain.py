@@ -7,12 +7,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from vmwire.catalogue import ALIASES, MODULES, NICS_OF_LATER
+from vmwire.catalogue import MODULES, NICS_OF_LATER
 from vmwire.cli.wrap.decide import Verdict
 from vmwire.cli.wrap.plan import NO_VFIO_USER, Composition, Decision
 from vmwire.cli.wrap.survey import Survey
 from vmwire.cli.wrap.values import text
 from vmwire.cli.wrap.vlans import USUAL
+from vmwire.nic.declared import ALIASES
 
 NETWORK_CARDS = frozenset((*MODULES["device"], *ALIASES, *NICS_OF_LATER))
 

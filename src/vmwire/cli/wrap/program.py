@@ -222,10 +222,6 @@ def _behind(words: list[str], word: str, search: str | None, depth: int) -> Prog
     )
 
 
-def _is_env(word: str) -> bool:
-    return os.path.basename(word) == "env"
-
-
 def _behind_loader(words: list[str], at: int, environment: dict[str, str], word: str) -> Program:
     """``ld-linux.so --library-path DIRS .../qemu-system-x86_64``: a QEMU with its own libraries."""
     for end in range(at + 1, len(words)):

@@ -15,7 +15,6 @@ import resource
 import socket
 from collections.abc import Sequence
 
-from vmwire.engine.clock import Timer
 from vmwire.engine.host import Host
 from vmwire.netdev.user.arp import Neighbours
 from vmwire.netdev.user.dhcp import DhcpServer, Extras
@@ -77,7 +76,6 @@ class UserNetdev:
     def _build(self, host: Host) -> None:
         plan, loop = self.plan, host.loop
         self._host = host
-        self._expiry: Timer | None = None
         self._neighbours = Neighbours(plan)
         self._output = Output(self.port, loop.defer, self._mac_of, plan)
         self._dhcp = DhcpServer(plan, _extras(self.options))
