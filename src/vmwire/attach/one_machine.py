@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -43,7 +44,7 @@ class Session(Protocol):
 S = TypeVar("S", bound=Session)
 
 
-class OneMachine(Generic[S]):
+class OneMachine(ABC, Generic[S]):
     """Serves the card ``name`` at the Unix socket ``path``; ``protocol`` is its name in the store.
 
     A subclass gives ``_begin``, which makes a session of a connection, and may give ``_resume``,
@@ -73,9 +74,9 @@ class OneMachine(Generic[S]):
 
     # For the subclass
 
+    @abstractmethod
     def _begin(self, connection: socket.socket) -> S:
         """Make the session of a connection."""
-        raise NotImplementedError
 
     def _resume(self) -> None:
         """Go on with the machine that an earlier worker served, if that can be."""
