@@ -55,7 +55,7 @@ def _command(program: str, prefix: str, vdev: str, words: tuple[str, ...]) -> li
     ]  # fmt: skip
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
     """Ask a program to end, and see to it."""
     process.terminate()
     try:
