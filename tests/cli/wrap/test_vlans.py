@@ -39,7 +39,7 @@ def test_a_replaced_card_leaves_nothing_of_the_vlan() -> None:
 
 
 def test_errors_of_the_network_name_what_was_typed() -> None:
-    made = composed("-net user,hostfwd=tcp::5555-:22,vlan=2 -net nic,vlan=2")
+    made = composed("--net user,hostfwd=tcp::5555-:22,vlan=2 -net nic,vlan=2")
     assert made.config["netdevs"][0][0] == "-net user,hostfwd=tcp::5555-:22,vlan=2"
     assert made.config["devices"][0][0] == "-net nic,vlan=2"
 

@@ -88,8 +88,9 @@ class Option:
     @property
     def noted(self) -> str:
         """How it was typed, for messages: the argument, of ``-net`` and ``-nic`` all of it."""
-        typed = self.typed or str(self)
-        return typed if typed.startswith(("-net ", "-nic ")) else self.argument
+        if self.name in ("net", "nic"):
+            return self.typed or f"-{self.name} {self.argument}"
+        return self.typed or self.argument
 
     def options(self) -> OptionList | JsonOptions:
         """The argument as keys and values (ConfigError where QEMU's JSON reader balks)."""

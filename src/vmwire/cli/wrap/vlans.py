@@ -133,7 +133,7 @@ def _in_todays_words(line: CommandLine, vlan: Vlan) -> dict[int, list[Option]]:
     found: dict[int, list[Option]] = {}
     for place, several in modern.items():
         old = line.options[place]
-        typed = old.typed or str(old)
+        typed = old.typed or f"-net {old.argument}"
         found[place] = [
             replace(old, name=name, words=(f"-{name}", text), typed=typed, vlan=vlan.number)
             for name, text in several
