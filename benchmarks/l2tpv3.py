@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
 """An L2TPv3 tunnel between two hosts: two network namespaces, joined by a veth pair, each with a
-tap at one end of the tunnel. vmwire's ends against QEMU's, in UDP and over IP itself: one TCP stream
-each way, and 64-byte UDP packets.
+tap at one end of the tunnel. vmwire's ends against QEMU's, in UDP and over IP itself: one TCP
+stream each way, 64-byte UDP packets, and the processor time that both ends took for it.
 
     .venv/bin/python -m benchmarks.l2tpv3 [--rounds 5] [--seconds 2] [--only …]      as root
 
@@ -17,12 +17,25 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tests.guest import provision
 
 from benchmarks import pairs
-from benchmarks.hop import HERE, TAPS, THERE, Command, Namespaces, figures, running
+from benchmarks.hop import (
+    HERE,
+    TAPS,
+    THERE,
+    Command,
+    Namespaces,
+    figures,
+    processor_s,
+    reaches,
+    running,
+    tcp_figures,
+    wait_for,
+)
 
 OUTER = ("192.0.2.1", "192.0.2.2")
 CABLE_MTU = 1600
@@ -74,12 +87,24 @@ def qemu(number: int, kind: str) -> Command:
     return words
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that it started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in family(int(child)))]
+
+
 def measure(program: Any, kind: str, seconds: float) -> pairs.Figures:
     """One tunnel, made for this measurement."""
     hosts = Hosts()
     ends = [hosts.inside(number, *program(number, kind)) for number in range(2)]
-    with contextlib.closing(hosts), running(ends):
-        return figures(hosts, seconds)
+    with contextlib.closing(hosts), running(ends) as started:
+        wait_for(lambda: reaches(hosts))
+        pids = [each for process in started for each in family(process.pid)]
+        used = processor_s(pids)
+        found = tcp_figures(hosts, seconds)
+        gigabytes = sum(found.values()) * max(1, round(seconds)) / 8000
+        found["CPU of the tunnel for 1 GB of TCP_ms"] = (processor_s(pids) - used) * 1e3 / gigabytes
+        return found | figures(hosts, pids, seconds, flows=1, tcp=False)
 
 
 def main() -> None:

@@ -140,6 +140,16 @@ def test_strangers_are_let_in_if_that_is_asked_for(bed: Bed, open: bool) -> None
     tunnel.peer.close()
 
 
+def test_a_successor_opens_while_its_predecessor_stands_by(bed: Bed) -> None:
+    tunnel = Tunnel(bed, COOKIES)
+    ports = f"srcport={tunnel.port},dstport={tunnel.peer.getsockname()[1]}"
+    _, end = bed.add(f"l2tpv3,id=next,{BASE},udp=on,{ports},{COOKIES}")
+    tunnel.netdev.close()
+    tunnel.say(GOOD + FRAME)
+    bed.until(lambda: end.data == [FRAME])
+    tunnel.peer.close()
+
+
 def test_sessions_are_each_others_by_default(bed: Bed) -> None:
     tunnel = Tunnel(bed, "txsession=7")
     tunnel.say(bytes.fromhex("0003000000000007") + FRAME)

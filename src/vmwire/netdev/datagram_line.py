@@ -28,6 +28,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -65,6 +66,7 @@ LOOK_AGAIN_S = 0.1
 """How long to do without a peer whose socket isn't there."""
 
 Parts = Sequence[bytes | View]
+Unwrap = Callable[[Sequence[View], Counter[str]], Sequence[View]]
 
 
 class Sender(Protocol):
@@ -154,10 +156,10 @@ class Wire:
     """What a line is opened with: the socket that hears, and how frames leave.
 
     ``ends`` are (mine, theirs) where superframes may go whole. ``own_address`` is what our own
-    frames come back from (multicast). ``unwrap`` finds the frame in a datagram that holds more, or
-    says why there is none. ``intake`` reads many datagrams at once. ``send_many(frames, start)``
-    sends one or more plain frames from ``start`` on and returns how many; it isn't asked for the
-    last.
+    frames come back from (multicast). ``unwrap(datagrams, drops)`` finds the frames in datagrams
+    that hold more, and counts those that hold none. ``intake`` reads many datagrams at once.
+    ``send_many(frames, start)`` sends one or more plain frames from ``start`` on and returns how
+    many; it isn't asked for the last.
     """
 
     socket: socket.socket
@@ -167,7 +169,7 @@ class Wire:
     ends: tuple[str, str] | None = None
     own_address: Any = None
     farewell: Callable[[], None] = _nothing
-    unwrap: Callable[[View], View | str] | None = None
+    unwrap: Unwrap | None = None
     intake: Intake | None = None
     send_many: Callable[[Sequence[Frame], int], int] | None = None
 
@@ -300,7 +302,7 @@ class DatagramLine:
             if own is not None and source == own:
                 self.port.drops["own frame"] += 1
             else:
-                self._take(slot[:length], frames)
+                self._take((slot[:length],), frames)
         return size, True
 
     def _fill_at_once(self, intake: Intake, frames: list[Frame]) -> tuple[int, bool]:
@@ -309,21 +311,22 @@ class DatagramLine:
         except OSError as error:
             self.port.drops[f"peer: {error.strerror}"] += 1
             return 0, True
-        for datagram in datagrams:
-            self._take(datagram, frames)
+        self._take(datagrams, frames)
         return sum(map(len, datagrams)), more
 
-    def _take(self, datagram: View, frames: list[Frame]) -> None:
-        """Add what is in a datagram to ``frames``."""
-        found = self._unwrap(datagram) if self._unwrap and datagram else datagram
-        if isinstance(found, str):
-            self.port.drops[found] += 1
-        elif not found:
-            self.port.drops["empty frame"] += 1
-        elif found[0] == FIRST_BYTE and found[:SIGNED] == SIGNATURE:
-            self._peer.open(found, frames)
-        else:
-            frames.append(Frame((found,), len(found)))
+    def _take(self, datagrams: Sequence[View], frames: list[Frame]) -> None:
+        """Add what is in datagrams to ``frames``."""
+        if self._unwrap is not None:
+            datagrams = self._unwrap(datagrams, self.port.drops)
+        for data in datagrams:
+            if data and data[0] != FIRST_BYTE:  # as most are
+                frames.append(Frame((data,), len(data)))
+            elif not data:
+                self.port.drops["empty frame"] += 1
+            elif data[:SIGNED] == SIGNATURE:
+                self._peer.open(data, frames)
+            else:
+                frames.append(Frame((data,), len(data)))
 
     def _resume(self) -> None:
         refused = self._refused

@@ -28,6 +28,7 @@ machine superframes go whole.
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,8 @@ IPPROTO_L2TP = 115
 DATA_IN_UDP = bytes.fromhex("00030000")
 CONTROL = 0x80
 """The flag T in a header's first byte: a control message."""
+LEAST_PACKET, LEAST_PACKET_BYTES = 0x45, 20
+"""The first byte of an IPv4 header without options, and the header's length."""
 OFFSETS = 256
 IP_LARGEST = 65515
 
@@ -112,6 +115,7 @@ class Header:
         self._expected = self._key(session, options.rxcookie, width)
         self._fixed = self._start + self._sent + self._tail
         self._key_at = len(self._start)
+        self._usual = self._start + self._expected
         self._in_udp = options.udp
         # Behind its own header an IPv4 socket of a raw protocol has the packet's.
         self._has_packet = not options.udp and not options.ipv6
@@ -134,8 +138,27 @@ class Header:
         """So many were sent."""
         self._count = self._count + count & 0xFFFFFFFF
 
-    def frame_of(self, datagram: View) -> View | str:
-        """The frame in what arrived, or why there is none."""
+    def frames_of(self, datagrams: Sequence[View], drops: Counter[str]) -> list[View]:
+        """The frames in what arrived; what holds none is counted."""
+        first = LEAST_PACKET if self._has_packet else self._usual[0]
+        begin = LEAST_PACKET_BYTES if self._has_packet else 0
+        usual, end, body = self._usual, begin + len(self._usual), begin + self.length
+        found: list[View] = []
+        for datagram in datagrams:
+            if len(datagram) > body and datagram[0] == first and datagram[begin:end] == usual:
+                found.append(datagram[body:])
+                continue
+            unusual = self._frame_of(datagram)
+            if isinstance(unusual, str):
+                drops[unusual] += 1
+            else:
+                found.append(unusual)
+        return found
+
+    def _frame_of(self, datagram: View) -> View | str:
+        """The frame in a datagram, or why there is none."""
+        if not datagram:
+            return "empty frame"
         at = (datagram[0] & 0xF) * 4 if self._has_packet else 0
         begin, expected = at + self._key_at, self._expected
         if len(datagram) <= at + self.length:
@@ -187,7 +210,7 @@ class L2tpv3Netdev(DatagramLine):
         sender = ToAddress(sock, there.address) if options.strangers else Connected(sock)
         largest = (UDP_LARGEST if options.udp else IP_LARGEST) - header.length
         tunnel = ThroughTunnel(sender, header)
-        wire = Wire(sock, tunnel, "l2tpv3: connected", largest, unwrap=header.frame_of)
+        wire = Wire(sock, tunnel, "l2tpv3: connected", largest, unwrap=header.frames_of)
         if mmsg.POSSIBLE:
             wire.intake = Intake(sock)
             if not options.strangers:
