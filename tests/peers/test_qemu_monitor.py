@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 
 from tests.guest.provision import qemu_newest
+from vmwire import catalogue
+from vmwire.catalogue import MODULES
 
 pytestmark = pytest.mark.peer
 
@@ -508,6 +510,56 @@ def test_machines_have_no_other_members(asked: tuple[Peer, Peer]) -> None:
     theirs, ours = (peer.ask("query-machines")["return"] for peer in asked)
     allowed = {key for each in theirs for key in each}
     assert all(each.keys() <= allowed for each in ours)
+
+
+Named = dict[str, dict[str, Any]]
+
+
+def our_options() -> set[str]:
+    """Options that QEMU hasn't got."""
+    entries = [table.entries for kind in MODULES for table in catalogue.tables(kind)]
+    ours = {key for each in entries for key, entry in each.items() if entry.option.ours}
+    return ours | {"reconnect", "file"}  # which older ones had
+
+
+def check_fits(ours: Named, theirs: Named, mine: str, yours: str, path: str) -> None:
+    """Whatever ours tells of a type, theirs tells too; members that theirs must have, ours has."""
+    a, b = ours[mine], theirs[yours]
+    if mine == "any" or (mine == "str" and b["meta-type"] == "enum"):
+        return  # we say less of it
+    assert a["meta-type"] == b["meta-type"], path
+    if a["meta-type"] == "builtin":
+        assert a["json-type"] == b["json-type"], path
+    elif a["meta-type"] == "enum":
+        assert set(a["values"]) <= set(b["values"]), path
+    elif a["meta-type"] == "array":
+        check_fits(ours, theirs, a["element-type"], b["element-type"], f"{path}[]")
+    else:
+        _check_members(ours, theirs, a, b, path)
+
+
+def _check_members(ours: Named, theirs: Named, a: Any, b: Any, path: str) -> None:
+    mine, yours = by_name(a["members"]), by_name(b["members"])
+    for name, member in mine.items():
+        if name not in yours and name in our_options():
+            continue
+        assert name in yours, f"{path}.{name}"
+        check_fits(ours, theirs, member["type"], yours[name]["type"], f"{path}.{name}")
+    missing = {name for name, each in yours.items() if "default" not in each} - mine.keys()
+    assert not missing, (path, missing)
+    assert a.get("tag") == b.get("tag"), path
+    cases = {each["case"]: each["type"] for each in b.get("variants", ())}
+    for each in a.get("variants", ()):
+        if each["case"] in cases:
+            check_fits(ours, theirs, each["type"], cases[each["case"]], f"{path}={each['case']}")
+
+
+def test_schema_fits_qemus(asked: tuple[Peer, Peer]) -> None:
+    theirs, ours = (by_name(peer.ask("query-qmp-schema")["return"]) for peer in asked)
+    for name, each in ours.items():
+        if each["meta-type"] in ("command", "event"):
+            for key in {"arg-type", "ret-type"} & each.keys():
+                check_fits(ours, theirs, each[key], theirs[name][key], f"{name}:{key}")
 
 
 def test_end_is_told_alike(ready: tuple[Peer, Peer]) -> None:

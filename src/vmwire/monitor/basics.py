@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 from vmwire.monitor import hmp
-from vmwire.monitor.table import INT, CommandTable, needs, takes
+from vmwire.monitor.table import INT, Command, CommandTable, ListType, needs, takes
 from vmwire.monitor.version import VERSION, VersionInfo
 from vmwire.options.values import STRING
 
@@ -18,6 +18,8 @@ TABLE = CommandTable()
 command = TABLE.command
 
 NEGOTIATE = "qmp_capabilities"
+NEGOTIATION = Command(NEGOTIATE, lambda: None, {"enable": takes(ListType(element=STRING))})
+"""What a conversation begins with (`vmwire.monitor.session`)."""
 
 
 class CommandInfo(TypedDict):

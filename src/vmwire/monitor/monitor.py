@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vmwire.errors import ConfigError, NotThereError
-from vmwire.monitor import basics, chardevs, devices, machine_commands, netdevs, objects
+from vmwire.monitor import basics, chardevs, devices, machine_commands, netdevs, objects, schema
 from vmwire.monitor.announce import Announcer
 from vmwire.monitor.journal import Journal
 from vmwire.monitor.machine import Machine
@@ -34,6 +34,7 @@ COMMANDS = merged(
         objects.TABLE,
         chardevs.TABLE,
         machine_commands.TABLE,
+        schema.TABLE,
     )
 )
 

@@ -22,14 +22,11 @@ from collections.abc import Callable
 from typing import Any
 
 from vmwire.errors import ConfigError
+from vmwire.monitor.basics import NEGOTIATE, NEGOTIATION
 from vmwire.monitor.json_parser import JsonFault, JsonParser
 from vmwire.monitor.monitor import Monitor
-from vmwire.monitor.table import Command, CommandError, ListType, takes
+from vmwire.monitor.table import CommandError
 from vmwire.monitor.version import VERSION
-from vmwire.options.values import STRING
-
-NEGOTIATE = "qmp_capabilities"
-_NEGOTIATION = Command(NEGOTIATE, lambda: None, {"enable": takes(ListType(element=STRING))})
 
 EXPECTING_NEGOTIATION = "Expecting capabilities negotiation with 'qmp_capabilities'"
 NEGOTIATED = "Capabilities negotiation is already complete, command ignored"
@@ -86,7 +83,7 @@ class Session:
 
     def _negotiate(self, arguments: dict[str, Any]) -> dict[str, Any]:
         try:
-            wanted = _NEGOTIATION.read(arguments).get("enable", [])
+            wanted = NEGOTIATION.read(arguments).get("enable", [])
         except ConfigError as error:
             raise CommandError(error.message) from error
         for capability in wanted:
