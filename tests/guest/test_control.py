@@ -110,3 +110,36 @@ def test_card_is_plugged_into_the_running_guest_and_out_again(
     beside.ask("netdev_del", id="u1")
     assert not os.path.exists(path)
     assert list(beside.ask("stats")["devices"]) == ["n0"]
+
+
+def records(beside: Beside) -> int:
+    """What the dump has seen so far."""
+    return int(beside.ask("stats")["filters"]["d"]["records"])
+
+
+def test_filters_come_change_and_go_while_the_guest_talks(
+    beside: Beside, host: HostPeer, tmp_path: Path
+) -> None:
+    guest, path = beside.guest, tmp_path / "d.pcap"
+    guest.lease()
+    dump = {"qom-type": "filter-dump", "id": "d", "netdev": "u", "file": str(path)}
+    beside.ask("object-add", **dump)
+    fetch = f"timeout 20 wget -qO /dev/null http://10.0.2.2:{host.http_port}/100000"
+    guest.check(fetch)
+    seen = records(beside)
+    assert seen > 10 and path.stat().st_size > 24
+    beside.ask("qom-set", path="/objects/d", property="status", value="off")
+    guest.check(fetch)
+    assert records(beside) == seen
+    buffer = {"qom-type": "filter-buffer", "id": "b", "netdev": "u", "interval": 200_000}
+    beside.ask("object-add", **buffer)
+    slow = guest.check("ping -c 3 10.0.2.2")
+    assert float(slow.rpartition("=")[2].split("/")[1]) > 50  # 100 ms each way on the average
+    processes = users_of(str(beside.folder / "lock"))
+    os.kill(next(pid for pid, comm in processes.items() if comm == "vmwire-worker"), signal.SIGKILL)
+    assert list(stats_of(str(beside.folder), restarts=1)["filters"]) == ["d", "b"]
+    beside.ask("object-del", id="b")
+    beside.ask("qom-set", path="/objects/d", property="status", value="on")
+    guest.check(fetch)
+    assert records(beside) > 10
+    assert (tmp_path / "d.restart1.pcap").stat().st_size > 24
