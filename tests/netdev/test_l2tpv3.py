@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import socket
+from collections import Counter
 
 import pytest
 from tests.netdev.sockets import Bed, free_port
@@ -14,6 +17,7 @@ from tests.wire.packets import superframe_tcp4
 
 from vmwire import catalogue
 from vmwire.errors import ConfigError
+from vmwire.netdev.l2tpv3 import Header
 from vmwire.wire.frame import Frame
 
 FRAME = bytes(range(60))
@@ -223,6 +227,45 @@ def test_a_peer_that_comes_later_and_again_is_found(bed: Bed) -> None:
     tunnel.say(GOOD + FRAME)
     assert tunnel.heard() == [FRAME]
     tunnel.peer.close()
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_what_the_host_refuses_to_send_is_counted_and_it_goes_on(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    tunnel = Tunnel(bed, COOKIES)
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tunnel.netdev._wire, "send_many", refuse)
+        patch.setattr(tunnel.netdev._sender, "send", refuse)
+        assert tunnel.end.port.send([Frame.of(FRAME)] * count) == count
+    assert tunnel.netdev.port.drops["send: ENOBUFS"] == count
+    tunnel.end.port.send([Frame.of(FRAME)])
+    assert tunnel.peer.recv(2000).endswith(FRAME)
+    tunnel.peer.close()
+
+
+@pytest.mark.parametrize("udp", [True, False])
+@pytest.mark.parametrize("ipv6", [True, False])
+def test_no_datagram_does_harm(udp: bool, ipv6: bool) -> None:
+    text = f"l2tpv3,id=t,{BASE},{COOKIES},counter=on,offset=9,srcport=1,dstport=1"
+    options = catalogue.parse("netdev", f"{text},udp={'on' if udp else 'off'}")
+    options.ipv6 = ipv6
+    header = Header(options)
+    dice = random.Random(5)
+    good = bytes.fromhex(("00030000" if udp else "") + "00000002a1a2a3a4") + bytes(13)
+    packet = b"" if udp or ipv6 else b"\x46" + bytes(23)
+    for _ in range(3000):
+        data = bytearray(packet + good + dice.randbytes(dice.choice((0, 1, 60))))
+        for _ in range(dice.choice((0, 1, 1, 4))):
+            data[dice.randrange(len(data))] = dice.randrange(256)
+        del data[dice.choice((len(data), dice.randrange(len(data) + 1))) :]
+        drops: Counter[str] = Counter()
+        found = header.frames_of([memoryview(data)], drops)
+        assert len(found) + drops.total() == 1
 
 
 def test_two_of_them_are_a_tunnel(bed: Bed) -> None:
