@@ -26,6 +26,7 @@ MEMORY = (
     *("-m", "256", "-object", "memory-backend-memfd,id=mem,size=256M,share=on"),
     *("-machine", "memory-backend=mem"),
 )
+VMWIRE = str(Path(__file__).parents[2] / "vmwire")
 ECHO = "--forward-mode=icmpecho"
 
 
@@ -64,7 +65,7 @@ def test_a_vms_rings_are_served_by_dpdk_and_by_the_next_one_when_it_is_killed(
         def is_answered(guest: Machine) -> None:
             wait(lambda: stats()["rings"] == "handed on", stats)
             wait(lambda: guest.run("ping -c 1 -W 1 10.5.0.2").status == 0, stats)
-            assert " 0% packet loss" in guest.check("ping -c 20 -i 0.05 10.5.0.2")
+            assert " 0% packet loss" in guest.check("ping -c 20 -i 0.05 -W 30 10.5.0.2")
             assert stats()["frames"] == 0
 
         with testpmd(tmp_path, device, ECHO):
@@ -76,3 +77,28 @@ def test_a_vms_rings_are_served_by_dpdk_and_by_the_next_one_when_it_is_killed(
         with testpmd(tmp_path, device, ECHO):
             is_answered(guest)
         assert stats()["connections"] == 2 and stats()["faults"] == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("netdev", "card"),
+    [
+        ("-chardev socket,id=c,path={path} -netdev vhost-user,id=n,chardev=c,vhostforce", "e1000"),
+        ("-netdev type=vhost-user,id=n,file={path}", "virtio-net-pci"),
+    ],
+    ids=["a card of Intel's", "the oldest spelling"],
+)
+def test_what_qemu_itself_refuses_is_served_in_front_of_it(
+    tmp_path: Path, netdev: str, card: str
+) -> None:
+    path = tmp_path / "dpdk"
+    with testpmd(tmp_path, f"net_vhost0,iface={path}", ECHO):
+        wait(path.exists, lambda: "testpmd doesn't listen")
+        words = [*netdev.format(path=path).split(), "-device", f"{card},netdev=n"]
+        modules = "vmwire.modules=e1000" if card == "e1000" else ""
+        with Machine(
+            provision.qemu_newest(), words, prefix=[VMWIRE], kernel_words=modules
+        ) as guest:
+            guest.check("ip addr add 10.5.0.1/24 dev eth0; ip link set eth0 up")
+            wait(lambda: guest.run("ping -c 1 -W 1 10.5.0.2").status == 0, lambda: "no answer")
+            assert " 0% packet loss" in guest.check("ping -c 20 -i 0.05 -W 30 10.5.0.2")

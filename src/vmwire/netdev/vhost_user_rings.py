@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from vmwire.bus.virtio.driver import BufferRing
 from vmwire.bus.virtio.features import (
@@ -41,7 +42,7 @@ from vmwire.bus.virtio.queue import RingFault
 from vmwire.engine.arena import Arena
 from vmwire.engine.loop import EDGE, READ, Loop
 from vmwire.wire.flows import flow_of
-from vmwire.wire.frame import MAX_FRAME, NO_OFFLOAD, Frame, Gso, Offload
+from vmwire.wire.frame import ETHERNET_HEADER, MAX_FRAME, NO_OFFLOAD, Frame, Gso, Offload
 from vmwire.wire.port import Accepts, Port
 
 HEADER = 12
@@ -60,6 +61,7 @@ TURN_FRAMES = 256
 """Frames received before others get their turn."""
 
 _PLAIN = bytes(LEGACY_HEADER) + b"\1\0"
+_PLAIN_END = int.from_bytes(_PLAIN[8:], "little")
 _GSO = {
     VIRTIO_NET_F_HOST_TSO4: Gso.TCPV4,
     VIRTIO_NET_F_HOST_TSO6: Gso.TCPV6,
@@ -189,13 +191,15 @@ class _Pair:
         self.sent = BufferRing(
             arena, SEND_ENTRIES, WHOLE_BUFFER, writable=False, event_index=event_index
         )
+        self._heads = self.received.column("Q", 0), self.received.column("I", 8)
+        """What the net headers of received frames begin and end with."""
         flags = os.EFD_CLOEXEC | os.EFD_NONBLOCK
         self.kick, self.call = os.eventfd(0, flags), os.eventfd(0, flags)
         self.sent_kick, self.sent_call = os.eventfd(0, flags), os.eventfd(0, flags)
         self._will_kick = self._will_poll = False
         self._is_full = False
         self._refused: list[Frame] = []
-        self._held: list[list[int]] = []
+        self._held: list[Sequence[int]] = []
         """The buffers of each refused frame."""
 
     def start(self) -> None:
@@ -247,23 +251,27 @@ class _Pair:
 
     def _put(self, frames: Sequence[Frame]) -> None:
         ring, header = self.sent, self._header
-        slots, set_length = ring.slots, ring.set_length
+        slots, lengths = ring.slots, ring.lengths
         ids = ring.mine[-len(frames) :]
         del ring.mine[-len(frames) :]
         tail = bytes(header - LEGACY_HEADER)
+        offload, prefix = NO_OFFLOAD, bytes(header)
         for id, frame in zip(ids, frames, strict=True):
             length = header + frame.length
             slot = slots[id]
+            if frame.offload is not offload:  # the frames of a burst are often alike
+                offload = frame.offload
+                prefix = offload.packed + tail
             if length <= SMALL_FRAME:
-                slot[:length] = b"".join((frame.offload.packed, tail, *frame.views))
+                slot[:length] = b"".join((prefix, *frame.views))
             else:
-                slot[:header] = frame.offload.packed + tail
+                slot[:header] = prefix
                 place = header
                 for view in frame.views:
                     end = place + len(view)
                     slot[place:end] = view
                     place = end
-            set_length(id, length)
+            lengths[id] = length
         ring.lend(ids)
 
     def _kick_sent(self) -> None:
@@ -339,17 +347,40 @@ class _Pair:
         self._will_poll = False
         self._on_call(0)
 
-    def _lend_again(self, held: list[list[int]]) -> None:
+    def _lend_again(self, held: Sequence[Sequence[int]]) -> None:
         if held:
-            self.received.lend([id for ids in held for id in ids])
+            self.received.lend([*chain.from_iterable(held)])
             self._kick(self.received, self.kick)
 
-    def _frames(self, ids: list[int], lengths: list[int]) -> tuple[list[Frame], list[list[int]]]:
+    def _frames(
+        self, ids: list[int], lengths: list[int]
+    ) -> tuple[list[Frame], list[Sequence[int]]]:
         """Frames of filled buffers, and the buffers of each. Raises ``RingFault``."""
+        header, slots = self._header, self.received.slots
+        if self._are_plain(ids, lengths):
+            return [
+                Frame((slots[id][header:length],), length - header)
+                for id, length in zip(ids, lengths, strict=True)
+            ], [*zip(ids, strict=True)]
+        return self._frames_one_by_one(ids, lengths)
+
+    def _are_plain(self, ids: list[int], lengths: list[int]) -> bool:
+        """Whether each buffer has a frame of its own to which nothing is to be done."""
+        begins, ends = self._heads
+        if any(map(begins.__getitem__, ids)):
+            return False
+        if [*map(ends.__getitem__, ids)].count(_PLAIN_END) < len(ids) or self._header != HEADER:
+            return False
+        least, most = self._header + ETHERNET_HEADER, self._header + MAX_FRAME
+        return min(lengths) >= least and max(lengths) <= most
+
+    def _frames_one_by_one(
+        self, ids: list[int], lengths: list[int]
+    ) -> tuple[list[Frame], list[Sequence[int]]]:
         header, slots = self._header, self.received.slots
         plain = _PLAIN[:header]
         frames: list[Frame] = []
-        held: list[list[int]] = []
+        held: list[Sequence[int]] = []
         dropped: list[int] = []
         place, count = 0, len(ids)
         while place < count:

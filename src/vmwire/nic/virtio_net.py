@@ -47,6 +47,7 @@ from vmwire.bus.virtio.features import (
 )
 from vmwire.bus.virtio.queue import Queue, RingFault, View
 from vmwire.nic.virtio_queues import HEADER, LEGACY_HEADER, Receiver, Transmitter
+from vmwire.wire.flows import flow_of
 from vmwire.wire.frame import ETHERNET_HEADER, MAX_FRAME, Frame, Gso, Offload
 from vmwire.wire.port import PACKETS_ONLY, Accepts, Port, Room
 
@@ -384,7 +385,7 @@ class VirtioNet:
             self.drops["no driver"] += len(frames)
             return len(frames)
         for number, frame in enumerate(frames):
-            receiver = active[_flow(frame) % len(active)]
+            receiver = active[flow_of(frame) % len(active)]
             if not self._receive_on(receiver, (frame,)):
                 return number
         return len(frames)
@@ -480,11 +481,3 @@ class VirtioNet:
 
 def _nothing() -> None:
     """Nobody listens."""
-
-
-def _flow(frame: Frame) -> int:
-    """Return a number that is the same for all frames of one flow, for picking a queue."""
-    head = frame.head(58)
-    if head[12:14] == b"\x08\x00":
-        return hash(head[26:38])  # addresses and ports of IPv4 without options
-    return hash(head[22:58])  # those of IPv6

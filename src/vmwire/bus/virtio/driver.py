@@ -18,9 +18,10 @@ descriptors has one buffer for good, and what happens to many of them happens at
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from struct import Struct
-from typing import Protocol
+from typing import Literal, Protocol
 
 from vmwire.bus.virtio.queue import RingFault
 from vmwire.bus.virtio.split import (
@@ -237,7 +238,10 @@ class BufferRing(DriverRing):
         for index in range(size):
             address = start + index * buffer_size
             self.describe(index, address, buffer_size, F_WRITE if writable else 0)
-        self._lengths = arena.view(self.descriptors, 16 * size).cast("I")[2::4]
+        self._buffers = buffers
+        self._columns: list[memoryview] = []
+        self.lengths = arena.view(self.descriptors, 16 * size).cast("I")[2::4]
+        """How much of each buffer there is for the device."""
         self._heads = arena.view(self.available, 4 + 2 * size).cast("H")
         used = arena.view(self.used_ring, 4 + 8 * size)
         self._used_index = used[:4].cast("H")
@@ -246,16 +250,22 @@ class BufferRing(DriverRing):
 
     def lend(self, ids: Sequence[int]) -> None:
         """Make buffers available, and show that."""
-        heads, lent, mask, place = self._heads, self._lent, self.size - 1, self.next
+        heads, lent, size = self._heads, self._lent, self.size
         for id in ids:
             lent[id] = 1
-            heads[2 + (place & mask)] = id
-            place += 1
-        heads[1] = self.next = place & 0xFFFF
+        start = self.next & (size - 1)
+        room = size - start  # before the ring wraps
+        heads[2 + start : 2 + start + min(room, len(ids))] = memoryview(array("H", ids[:room]))
+        if len(ids) > room:
+            heads[2 : 2 + len(ids) - room] = memoryview(array("H", ids[room:]))
+        heads[1] = self.next = (self.next + len(ids)) & 0xFFFF
 
-    def set_length(self, id: int, length: int) -> None:
-        """Say how much of a buffer there is for the device to read."""
-        self._lengths[id] = length
+    def column(self, format: Literal["I", "Q"], offset: int) -> memoryview:
+        """The number at ``offset`` of each buffer, by id."""
+        numbers = self._buffers.cast(format)
+        step = self.buffer_size // numbers.itemsize
+        self._columns.append(numbers[offset // numbers.itemsize :: step])
+        return self._columns[-1]
 
     def take_back(self, most: int) -> tuple[list[int], list[int]]:
         """The ids and written lengths of at most ``most`` buffers that the device gave back.
@@ -304,7 +314,7 @@ class BufferRing(DriverRing):
     def close(self) -> None:
         """Let go of the memory."""
         for view in (
-            *self.slots, self._lengths, self._heads,
+            *self.slots, *self._columns, self._buffers, self.lengths, self._heads,
             self._used_index, self._used_ids, self._used_lengths,
         ):  # fmt: skip
             view.release()
