@@ -42,7 +42,7 @@ from vmwire.graph import Filter, Kind, Member, Wires, how_to_share
 from vmwire.netdev.hubport import HubportNetdev, HubportOptions
 from vmwire.options.table import table_of
 from vmwire.options.values import is_id
-from vmwire.registry import Box, BoxType, FiltersReception, UsesChardevs
+from vmwire.registry import Box, BoxType, FiltersReception, RunsPrograms, UsesChardevs
 from vmwire.wire.capture import DEFAULT_SNAP_LENGTH, Capture
 from vmwire.wire.frame import NO_OFFLOAD, Offload
 from vmwire.wire.hook import Hook, HookFunction
@@ -182,8 +182,26 @@ class Network:
         if found is None:
             known = ", ".join(sorted(registry.NETDEVS))
             raise ConfigError(f"netdev type '{type}' is not known (there are: {known})")
-        self.loop.call(lambda: self._add_netdev(type, found, {"id": id, **options}))
+        values = {"id": id, **options}
+        box = self._prepared(type, found, values)
+        try:
+            self.loop.call(lambda: self._add_netdev(type, found, values, box))
+        except BaseException:
+            if box is not None:
+                self.loop.call(box.close)
+                _finish([box])
+            raise
         return id
+
+    def _prepared(self, type: str, found: BoxType, values: Values) -> Box | None:
+        """Have programs run for a new netdev, while the engine goes on; None if it needs none."""
+        if self._thread is None or not registry.runs_programs(found):
+            return None
+        self.loop.call(lambda: self._check_id(values["id"], self.netdevs, "netdev"))
+        box = found(registry.record(found, type, values))
+        assert isinstance(box, RunsPrograms)
+        box.prepare()
+        return box
 
     def add_nic(
         self, type: str, *, id: str | None = None, netdev: str | None = None, **options: Any
@@ -217,7 +235,9 @@ class Network:
     def remove(self, id: str, *, kind: Kind | None = None) -> None:
         """Take a member or a filter away. A member's filters go with it; its peer stays, cut off;
         a filter's neighbours are joined with each other."""
-        self.loop.call(lambda: self._remove(self._find(id, kind)))
+        closed: list[Box] = []
+        self.loop.call(lambda: self._remove(self._find(id, kind), closed))
+        _finish(closed)
 
     # Wires
 
@@ -321,13 +341,15 @@ class Network:
 
     # In the engine's thread: members
 
-    def _add_netdev(self, type: str, found: BoxType, values: Values) -> None:
+    def _add_netdev(
+        self, type: str, found: BoxType, values: Values, prepared: Box | None = None
+    ) -> None:
         self._check_id(values["id"], self.netdevs, "netdev")
         options = registry.record(found, type, values)
         if isinstance(options, HubportOptions):
             self._add_hubport(options)
             return
-        box = found(options)
+        box = prepared or found(options)
         if isinstance(box, UsesChardevs):
             box.use_chardevs(self.objects.for_netdev)
         self._add(self.netdevs, Member("netdev", options.id, type, box, options), None)
@@ -423,22 +445,25 @@ class Network:
             raise ConfigError(f"'{id}' is a filter; this needs a netdev or a device")
         return found
 
-    def _remove(self, what: Member | Filter) -> None:
+    def _remove(self, what: Member | Filter, closed: list[Box]) -> None:
         if isinstance(what, Filter):
             del self.filters[what.id]
             what.member.filters.remove(what)
             what.box.close()
             return
         for each in what.filters[:]:
-            self._remove(each)
+            self._remove(each, closed)
         self._wires.disconnect(what)
         del (self.netdevs if what.kind == "netdev" else self.devices)[what.id]
         what.box.close()
+        closed.append(what.box)
         self._forget_empty_hubs()
 
     def _remove_all(self, what: Iterable[Member | Filter]) -> None:
+        closed: list[Box] = []
         for each in what:
-            self._remove(each)
+            self._remove(each, closed)
+        _finish(closed)
 
     def _forget_empty_hubs(self) -> None:
         self.hubs = {number: hub for number, hub in self.hubs.items() if hub.ports}
@@ -494,3 +519,10 @@ def _ignore_event(event: str, data: Values) -> None:
 def _free_name(start: str, taken: Mapping[str, object], least: int = 0) -> str:
     """``start`` with the first number, from ``least`` on, that makes a name which nobody has."""
     return next(name for n in count(least) if (name := f"{start}{n}") not in taken)
+
+
+def _finish(closed: Iterable[Box]) -> None:
+    """Let programs run that boxes owe after their end."""
+    for box in closed:
+        if isinstance(box, RunsPrograms):
+            box.finish()

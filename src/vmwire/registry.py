@@ -36,6 +36,21 @@ class Box(Protocol):
 
 
 @runtime_checkable
+class RunsPrograms(Protocol):
+    """A box that has programs of the host's do something, which nobody else is to wait for.
+
+    While a network runs, ``prepare`` is called before ``open`` and ``finish`` after ``close``, both
+    outside of the engine's thread.
+    """
+
+    def prepare(self) -> None:
+        """Do of ``open`` what takes its time. Raises as that does; ``close`` undoes it."""
+
+    def finish(self) -> None:
+        """Do what is still owed after ``close``. Harmless when called twice."""
+
+
+@runtime_checkable
 class DescribesItself(Protocol):
     """A box that ``info network`` says more of than its type (``net=10.0.2.0,restrict=off``)."""
 
@@ -172,3 +187,8 @@ def record(box_type: BoxType | FilterType, name: str, values: Mapping[str, objec
     """Make the options record of the type ``name`` from named values; ConfigError if they don't
     fit."""
     return table_under(box_type.OPTIONS, name).from_kwargs(**values)
+
+
+def runs_programs(found: BoxType) -> bool:
+    """Whether a type's boxes have programs run (``RunsPrograms``)."""
+    return isinstance(found, type) and issubclass(found, RunsPrograms)

@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -21,44 +20,12 @@ from typing import Any
 
 import pytest
 from tests.netdev.alone import alone, ip
+from tests.netdev.scripts import guest_on, interfaces, script, until
 
 from vmwire import catalogue
 from vmwire.errors import ConfigError
 from vmwire.netdev import bridge_helper, network_scripts, tap, tun
 from vmwire.network import Network
-
-
-def script(folder: Path, body: str, name: str = "script") -> str:
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{body}\n")
-    path.chmod(0o755)
-    return str(path)
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def interfaces() -> list[str]:
-    return [each["ifname"] for each in json.loads(ip("-j link"))]
-
-
-def guest_on(net: Network, netdev: str, address: str) -> Callable[..., str]:
-    """A namespace behind ``netdev``; returns what runs a command in it."""
-    net.add_netns(id="g", netdev=netdev, address=address)
-    box: Any = net.devices["g"].box
-
-    def run(*command: str) -> str:
-        process = box.start([*command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        output: str = process.communicate(timeout=30)[0]
-        assert process.returncode == 0, output
-        return output
-
-    return run
-
 
 # --- what a person can say ----------------------------------------------------------------------
 
@@ -129,10 +96,13 @@ def test_scripts_that_fail_are_quoted(tmp_path: Path) -> None:
         network_scripts.run(path, "t0")
 
 
-def test_scripts_that_hang_are_killed_with_their_children(tmp_path: Path) -> None:
+def test_scripts_that_hang_are_killed_with_their_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_scripts, "PATIENCE_S", 0.5)
     path = script(tmp_path, f"sleep 1000 & echo $! > {tmp_path}/child; wait")
     with pytest.raises(ConfigError, match=r"did not end within 0\.5 s and was killed"):
-        network_scripts.run(path, "t0", patience_s=0.5)
+        network_scripts.run(path, "t0")
     child = int((tmp_path / "child").read_text())
     until(lambda: not _runs(child))
 
@@ -144,9 +114,26 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_scripts_that_are_not_there_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"can't be run: No such file .*script=no runs none"):
-        network_scripts.run(str(tmp_path / "none"), "t0")
+@pytest.mark.parametrize(
+    ("text", "mode", "complaint"),
+    [
+        (None, 0, "No such file or directory"),
+        ("#!/bin/sh\n", 0o644, "Permission denied"),
+        ("", 0o755, "Exec format error"),
+        ("#!/nonexistent\n", 0o755, "No such file or directory"),
+    ],
+)
+def test_scripts_that_cant_be_run_are_told(
+    tmp_path: Path, text: str | None, mode: int, complaint: str
+) -> None:
+    path = tmp_path / "script"
+    if text is not None:
+        path.write_text(text)
+        path.chmod(mode)
+    with pytest.raises(
+        ConfigError, match=rf"network script {path} can't be run: {complaint} \(script=no runs none"
+    ):
+        network_scripts.run(str(path), "t0")
 
 
 @alone
@@ -347,14 +334,14 @@ flags = 0x1002 | (0x4000 if "use-vnet" in words else 0)
 fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", b"helped", flags))
 subprocess.run(["ip", "link", "set", "helped", "master", words["br"], "up"], check=True)
 with socket.socket(fileno=int(words["fd"])) as channel:
-    fds = array.array("i", [tap] * COUNT)
+    fds = array.array("i", [tap])
     channel.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 sys.exit(STATUS)
 """
 
 
-def helper(folder: Path, *, count: int = 1, status: int = 0) -> str:
-    code = HELPER.replace("COUNT", str(count)).replace("STATUS", str(status))
+def helper(folder: Path, *, status: int = 0) -> str:
+    code = HELPER.replace("STATUS", str(status))
     (folder / "helper.py").write_text(code)
     return script(folder, f'exec {sys.executable} {folder}/helper.py "$@"', "helper")
 
@@ -365,7 +352,7 @@ def helper(folder: Path, *, count: int = 1, status: int = 0) -> str:
 def test_helpers_make_the_tap(tmp_path: Path, type: str, words: str) -> None:
     bridge_with_a_host()
     with Network() as net:
-        net.add_netdev(type, id="b", br="br0", helper=helper(tmp_path, count=2) + words)
+        net.add_netdev(type, id="b", br="br0", helper=helper(tmp_path) + words)
         assert on_bridge("helped") == "br0"
         run = guest_on(net, "b", "10.9.0.2/24")
         assert "1 received" in run("ping", "-c1", "10.9.0.1")
@@ -405,12 +392,25 @@ def test_helpers_that_are_not_there_are_told() -> None:
 
 
 @alone
-def test_a_helper_may_lie_about_what_it_passes(tmp_path: Path) -> None:
-    liar = HELPER.replace('array.array("i", [tap] * COUNT)', "array.array('i', [0])")
-    (tmp_path / "liar.py").write_text(liar.replace("STATUS", "0"))
+@pytest.mark.parametrize(
+    ("lie", "complaint"),
+    [
+        ("[0]", "what .*liar passed is not a tap's: "),
+        ("[]", ".*liar passed no descriptor"),
+        ("[tap, tap]", ".*liar passed 2 descriptors"),
+    ],
+)
+def test_a_helper_may_lie_about_what_it_passes(tmp_path: Path, lie: str, complaint: str) -> None:
+    liar = HELPER.replace("[tap]", lie).replace("STATUS", "0")
+    (tmp_path / "liar.py").write_text(liar)
     path = script(tmp_path, f'exec {sys.executable} {tmp_path}/liar.py "$@"', "liar")
     bridge_with_a_host()
     before = len(os.listdir("/proc/self/fd"))
-    with Network() as net, pytest.raises(ConfigError, match="is not a tap's"):
-        net.add_netdev("tap", id="b", helper=path)
+    with Network() as net:
+        running = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(ConfigError, match=f"bridge helper failed: {complaint}") as told:
+            net.add_netdev("tap", id="b", helper=path)
+        assert "\n" not in told.value.message
+        assert len(os.listdir("/proc/self/fd")) == running
     assert len(os.listdir("/proc/self/fd")) == before
+    assert "helped" not in interfaces()

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from tests.netdev.alone import alone, alone_as_root, ip
+from tests.netdev.scripts import guest_on
 from tests.netdev.sockets import Bed
-from tests.netdev.test_tap import guest_on
 from tests.wire.boxes import End
 
 from vmwire.attach import linux

@@ -17,7 +17,7 @@ import socket
 
 from vmwire.errors import ConfigError
 from vmwire.netdev import programs
-from vmwire.netdev.tun import open_tap
+from vmwire.netdev.tun import adopt, open_tap
 
 DEFAULT_BRIDGE = "br0"
 HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
@@ -40,13 +40,31 @@ def tap_by_helper(helper: str, bridge: str, *, header: bool = True) -> int:
             ) from None
         except OSError as error:
             raise ConfigError(f"bridge helper failed: {helper}: {error.strerror}") from None
-        tap = _received(ours)
-    if status == 0 and tap is not None:
-        return tap
-    if tap is not None:
-        os.close(tap)
-    why = f"ended with status {status}" if status else "passed no descriptor"
-    raise ConfigError(f"bridge helper failed: {said[-1] if said else f'{helper} {why}'}")
+        fds = _received(ours)
+    try:
+        _judge(helper, status, said, fds)
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds[0]
+
+
+def _judge(helper: str, status: int, said: list[str], fds: list[int]) -> None:
+    """Whether a helper has done what it is for. Raises ``ConfigError``."""
+    wrong = ""
+    if status:
+        wrong = f"{helper} ended with status {status}"
+    elif len(fds) != 1:
+        wrong = f"{helper} passed {len(fds) or 'no'} descriptor{'s' if fds else ''}"
+    if wrong:
+        raise ConfigError(f"bridge helper failed: {said[-1] if said else wrong}")
+    try:
+        adopt(fds[0])
+    except OSError as error:
+        raise ConfigError(
+            f"bridge helper failed: what {helper} passed is not a tap's: {error.strerror}"
+        ) from None
 
 
 def _command(helper: str, bridge: str, fd: int, header: bool) -> list[str]:
@@ -56,26 +74,19 @@ def _command(helper: str, bridge: str, fd: int, header: bool) -> list[str]:
     return [helper, *words]
 
 
-def _received(channel: socket.socket) -> int | None:
-    """The descriptor that came, or None if the helper has left without passing one."""
+def _received(channel: socket.socket) -> list[int]:
+    """The descriptors that came with the helper's byte."""
     size = array.array("i").itemsize
+    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
     try:
-        data, control, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(4 * size), socket.MSG_DONTWAIT)
+        _, control, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(4 * size), flags)
     except OSError:
-        return None
+        return []
     fds = array.array("i")
     for level, kind, payload in control:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(payload[: len(payload) // size * size])
-    if not fds:
-        return None
-    for surplus in fds[1:]:
-        os.close(surplus)
-    if not data:
-        os.close(fds[0])
-        return None
-    os.set_inheritable(fds[0], False)
-    return fds[0]
+    return list(fds)
 
 
 def tap_by_right(bridge: str, *, header: bool = True) -> int:

@@ -26,6 +26,7 @@ class HostTap(TapPort, ABC):
         """The interface's name, once there is one."""
         self._id = id
         self._host: Host | None = None
+        self._prepared: list[int] = []
         self._kept = 0
 
     # For the subclass
@@ -36,10 +37,18 @@ class HostTap(TapPort, ABC):
 
     # The box
 
+    def prepare(self) -> None:
+        """Make a tap before ``open``, by whatever program."""
+        self._prepared = self._make()
+
+    def finish(self) -> None:
+        """Nothing is owed."""
+
     def open(self, host: Host) -> None:
         """Take the tap of an earlier process, or make one, and leave copies in the store."""
         self._host = host
-        fds = self._kept_by(host) or self._make()
+        fds = self._kept_by(host) or self._prepared or self._make()
+        self._prepared = []
         try:
             taps = [tun.adopt(fd) for fd in fds]
         except OSError as error:
@@ -55,6 +64,9 @@ class HostTap(TapPort, ABC):
     def close(self) -> None:
         """Let the tap go; one that we made is then no more. Harmless when called twice."""
         super().close()
+        for fd in self._prepared:
+            os.close(fd)
+        self._prepared = []
         if self._host is not None:
             for queue in range(self._kept):
                 self._host.store.drop(stored_tap(self._id, queue))

@@ -31,13 +31,13 @@ PATIENCE_S = 60.0
 _WAIT = 'read -r said || exec "$0" "$1" </dev/null >/dev/null 2>&1'
 
 
-def run(path: str, interface: str, *, patience_s: float = PATIENCE_S) -> None:
+def run(path: str, interface: str) -> None:
     """Run ``path`` for ``interface``. Raises ``ConfigError`` if it can't be run, fails or hangs."""
     try:
-        status, said = programs.run([path, interface], patience_s=patience_s)
+        status, said = programs.run([path, interface], patience_s=PATIENCE_S)
     except TimeoutError:
         raise ConfigError(
-            f"network script {path} did not end within {patience_s:g} s and was killed"
+            f"network script {path} did not end within {PATIENCE_S:g} s and was killed"
         ) from None
     except OSError as error:
         raise ConfigError(

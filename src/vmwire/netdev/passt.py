@@ -10,8 +10,10 @@ ends before its time another is started.
 from __future__ import annotations
 
 import logging
+import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,17 +118,34 @@ _VALUES = {
 
 
 class Started:
-    """Starts passt, and another when that ends (`connections.Source`)."""
+    """Starts passt, and another when that ends (`connections.Source`).
+
+    What is wrong with the first one is told to whoever wants it, who waits. Guests don't wait for
+    another: it is started in a thread. That there was a first one is known by the fd store, so
+    that the others also go on while a worker that has crashed is replaced.
+    """
 
     def __init__(self, options: PasstOptions) -> None:
         self.waiting = ""
         self._options = options
+        self._name = options.id
+        self._host: Host | None = None
         self._timer: Timer | None = None
+        self._prepared: socket.socket | None = None
+
+    def prepare(self) -> None:
+        """Start the first one before ``open``."""
+        self._prepared = self._start()
 
     def open(self, host: Host, name: str, on_connected: OnConnected, *, busy: bool = False) -> None:
         self._host, self._name, self._on_connected = host, name, on_connected
-        if not busy:
-            on_connected(self._start())
+        if busy:
+            return
+        if self._began_before(host):
+            self._restart()
+            return
+        first, self._prepared = self._prepared or self._start(), None
+        on_connected(first)
 
     def again(self) -> None:
         log.warning("%s: passt has ended; another is started", self._name)
@@ -135,17 +154,58 @@ class Started:
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._prepared is not None:
+            self._prepared.close()
+            self._prepared = None
+        if self._host is not None:
+            self._host.store.drop(self._mark)
+            self._host = None
+
+    @property
+    def _mark(self) -> str:
+        return f"{self._name} passt"
+
+    def _began_before(self, host: Host) -> bool:
+        """Whether an earlier process had one; a later one will know that we had."""
+        fd = host.store.take(self._mark)
+        began = fd is not None
+        if fd is None:
+            fd = os.memfd_create("vmwire-passt")
+            host.store.keep(self._mark, fd)
+        os.close(fd)
+        return began
 
     def _later(self) -> None:
         self.waiting = "passt is started again"
-        self._timer = self._host.loop.call_later(RESTART_S, self._restart)
+        if self._host is not None:
+            self._timer = self._host.loop.call_later(RESTART_S, self._restart)
 
     def _restart(self) -> None:
+        self.waiting = "passt is started again"
+        threading.Thread(target=self._start_aside, name="vmwire-passt", daemon=True).start()
+
+    def _start_aside(self) -> None:
+        """In a thread: start one, and tell the engine what became of it."""
+        host = self._host
+        if host is None:
+            return
         try:
             sock = self._start()
         except ConfigError as error:
             log.error("%s: %s", self._name, error.message)
-            self._later()
+            self._post(host, self._later)
+        else:
+            self._post(host, lambda: self._connected(sock))
+
+    def _post(self, host: Host, callback: Callable[[], None]) -> None:
+        try:
+            host.loop.post(callback)
+        except OSError:  # the loop has gone meanwhile
+            pass
+
+    def _connected(self, sock: socket.socket) -> None:
+        if self._host is None:
+            sock.close()  # nobody wants it any more: it ends by that
             return
         self.waiting = ""
         self._on_connected(sock)
@@ -189,4 +249,12 @@ class PasstNetdev(StreamLine):
     OPTIONS = PasstOptions
 
     def __init__(self, options: PasstOptions) -> None:
-        super().__init__(options.id, Started(options))
+        self._started = Started(options)
+        super().__init__(options.id, self._started)
+
+    def prepare(self) -> None:
+        """Start passt before ``open``."""
+        self._started.prepare()
+
+    def finish(self) -> None:
+        """Nothing is owed: passt ends with its socket."""

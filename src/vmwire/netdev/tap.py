@@ -147,14 +147,17 @@ class TapNetdev(HostTap):
             self._farewell = Farewell(host, self._options.id, script, self.interface, tap)
 
     def close(self) -> None:
-        """Run the script for the end, and let the tap go."""
-        farewell, self._farewell = self._farewell, None
-        if farewell is not None:
-            farewell.say()
+        """Let the tap go; a farewell holds it until ``finish``."""
         super().close()
         vhost, self._vhost = self._vhost, None
         if vhost is not None:
             vhost.close()
+
+    def finish(self) -> None:
+        """Run the script for the end."""
+        farewell, self._farewell = self._farewell, None
+        if farewell is not None:
+            farewell.say()
 
     def hand_over(self) -> None:
         """Leave the kernel's devices to a successor; no card has its rings there any more."""
