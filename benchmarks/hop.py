@@ -1,12 +1,19 @@
 # SPDX-FileCopyrightText: The vmwire authors
 # SPDX-License-Identifier: Apache-2.0
 """One hop between two network namespaces, each behind a tap: through vmwire's hub, stream and dgram
-netdevs, through QEMU's, and through ``vde_switch``. One TCP stream, and 64-byte UDP packets.
+netdevs, through QEMU's, and through ``vde_switch``. One TCP stream both ways, and 64-byte UDP
+packets of one flow and of many.
 
-    .venv/bin/python -m benchmarks.hop [--rounds 5] [--seconds 3] [--only …]      as root
+    python3 -m benchmarks.hop --hop hub|stream|dgram|udp [--only …] [--small] [--rounds 5]   as root
 
 A hop of two processes is tap, process, socket, process, tap. QEMU runs without a machine, with a
-hub to join its tap and its socket netdev.
+hub to join its tap and its socket netdev. With one ``--hop`` five rounds take three minutes, with
+``--small`` (no TCP) two.
+
+Small packets are sent 64 by one call, or the program that sends would be what is measured, and are
+counted where they arrive: at the receiver's UDP, for a hop may bring several as one superframe.
+That goes for one flow; ``--flows`` of them by turns are the other figure. What a packet costs the
+hop's processes is told besides: it says more than packets a second on a machine that is busy.
 """
 
 from __future__ import annotations
@@ -19,28 +26,40 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.guest import provision
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-from benchmarks import pairs
+from tests.guest import provision  # noqa: E402
+
+from benchmarks import pairs  # noqa: E402
 
 HERE, THERE = "10.9.0.1", "10.9.0.2"
 PACKET_BYTES = 18
 """Payload of a 64-byte Ethernet packet with its FCS: Ethernet, IPv4 and UDP take the rest."""
+FLOWS = 16
 SINK = f"import socket, time; s = socket.socket(type=2); s.bind(({THERE!r}, 9)); time.sleep(99)"
 FLOOD = f"""
-import socket
-sock = socket.socket(type=socket.SOCK_DGRAM)
-sock.connect(({THERE!r}, 9))
-send, data = sock.send, bytes({PACKET_BYTES})
-while True:
-    send(data)
+import ctypes, itertools, socket, struct, sys
+flows = int(sys.argv[1])
+data = ctypes.create_string_buffer({PACKET_BYTES})
+vector = ctypes.create_string_buffer(struct.pack("QQ", ctypes.addressof(data), {PACKET_BYTES}))
+message = struct.pack("QI4xQQQQI4xI4x", 0, 0, ctypes.addressof(vector), 1, 0, 0, 0, 0)
+count = 64 // min(flows, 64)
+messages = ctypes.create_string_buffer(message * count)
+socks = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(flows)]
+for sock in socks:
+    sock.connect(({THERE!r}, 9))
+send = ctypes.CDLL(None).sendmmsg
+for fd in itertools.cycle([sock.fileno() for sock in socks]):
+    send(fd, messages, count, 0)
 """
 PATIENCE_S = 60.0
+KINDS = ("hub", "stream", "dgram", "udp")
 TAPS = ("vmwhop0", "vmwhop1")
 
 Command = list[str]
@@ -85,7 +104,7 @@ def wait_for(there: Any) -> None:
 
 
 @contextlib.contextmanager
-def running(commands: Sequence[Command]) -> Iterator[None]:
+def running(commands: Sequence[Command]) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Programs that are killed at the end."""
     started: list[subprocess.Popen[bytes]] = []
     try:
@@ -98,7 +117,7 @@ def running(commands: Sequence[Command]) -> Iterator[None]:
                     stderr=subprocess.DEVNULL,
                 )
             )
-        yield
+        yield started
     finally:
         for process in started:
             process.kill()
@@ -108,9 +127,21 @@ def running(commands: Sequence[Command]) -> Iterator[None]:
 # --- what is measured ---------------------------------------------------------------------------
 
 
-def figures(namespaces: Namespaces, seconds: float) -> pairs.Figures:
-    """TCP both ways, and small packets as the receiver counts them."""
+def figures(
+    namespaces: Namespaces, pids: Sequence[int], seconds: float, flows: int, tcp: bool
+) -> pairs.Figures:
+    """TCP both ways if wanted, and small packets of one flow and of several."""
     wait_for(lambda: reaches(namespaces))
+    measured = tcp_figures(namespaces, seconds) if tcp else {}
+    for count in dict.fromkeys((1, flows)):
+        of = "" if count == 1 else f", {count} flows"
+        rate, cost_us = small_packets(namespaces, pids, seconds, count)
+        measured[f"64-byte packets/s{of}"] = rate
+        measured[f"CPU of the hop for 100 of them{of}_us"] = 100 * cost_us
+    return measured
+
+
+def tcp_figures(namespaces: Namespaces, seconds: float) -> pairs.Figures:
     server = subprocess.Popen(
         namespaces.inside(1, "iperf3", "-s", "-B", THERE), stdout=subprocess.DEVNULL
     )
@@ -124,27 +155,44 @@ def figures(namespaces: Namespaces, seconds: float) -> pairs.Figures:
     return {
         "TCP up Mbit/s": up["sum_received"]["bits_per_second"] / 1e6,
         "TCP down Mbit/s": down["sum_received"]["bits_per_second"] / 1e6,
-        "64-byte packets/s": small_packets(namespaces, seconds),
     }
 
 
-def small_packets(namespaces: Namespaces, seconds: float) -> float:
-    """UDP packets a second that come out of the second tap while the first is flooded.
+def small_packets(
+    namespaces: Namespaces, pids: Sequence[int], seconds: float, flows: int
+) -> tuple[float, float]:
+    """UDP packets a second that arrive in the second namespace while the first is flooded, and the
+    microseconds of processor time that each costs the hop.
 
     Nobody reads them: the socket is there so that nothing is sent back.
     """
+    flood = namespaces.inside(0, sys.executable, "-c", FLOOD, str(flows))
     with running([namespaces.inside(1, sys.executable, "-c", SINK)]):
         time.sleep(0.5)
-        before, begin = received(namespaces), time.monotonic()
-        with running([namespaces.inside(0, sys.executable, "-c", FLOOD)]):
+        with running([flood]):
+            time.sleep(0.3)
+            before, used, begin = received(namespaces), processor_s(pids), time.monotonic()
             time.sleep(seconds)
-            return (received(namespaces) - before) / (time.monotonic() - begin)
+            count = received(namespaces) - before
+            spent = processor_s(pids) - used
+            return count / (time.monotonic() - begin), spent / max(count, 1) * 1e6
 
 
 def received(namespaces: Namespaces) -> int:
-    devices = namespaces.run(1, "cat", "/proc/net/dev").stdout
-    (line,) = [line for line in devices.splitlines() if TAPS[1] in line]
-    return int(line.split()[2])
+    """UDP packets that have arrived, whether there was room for them or not."""
+    lines = namespaces.run(1, "cat", "/proc/net/snmp").stdout.splitlines()
+    names, values = [line.split() for line in lines if line.startswith("Udp:")]
+    counters = dict(zip(names, values, strict=True))
+    return int(counters["InDatagrams"]) + int(counters["InErrors"])
+
+
+def processor_s(pids: Sequence[int]) -> float:
+    """Processor time that processes have used."""
+    ticks = 0
+    for pid in pids:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(words[11]) + int(words[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def iperf(namespaces: Namespaces, seconds: float, *words: str) -> dict[str, Any]:
@@ -256,29 +304,34 @@ def vde_switch(kind: str, folder: str) -> list[Command]:
     return [switch, *(["vde_plug2tap", "-s", f"{folder}/vde", tap] for tap in TAPS)]
 
 
-def hop(commands: list[Command], namespaces: Namespaces, seconds: float) -> pairs.Figures:
+def hop(
+    commands: list[Command], namespaces: Namespaces, measure: Callable[[list[int]], pairs.Figures]
+) -> pairs.Figures:
     """Measure one hop, through programs that make a tap each, or one that makes both."""
     with contextlib.ExitStack() as stack:
+        pids: list[int] = []
         for command in commands:
-            stack.enter_context(running([command]))
+            pids += [process.pid for process in stack.enter_context(running([command]))]
             time.sleep(0.2)
         namespaces.take_taps()
-        return figures(namespaces, seconds)
+        return measure(pids)
 
 
-def contestants(seconds: float) -> dict[str, pairs.Measure]:
-    def measure(make: Any, kind: str) -> pairs.Figures:
+def contestants(
+    kinds: Sequence[str], seconds: float, flows: int, tcp: bool
+) -> dict[str, pairs.Measure]:
+    def measure(make: Callable[[str, str], list[Command]], kind: str) -> pairs.Figures:
         namespaces = Namespaces()
         try:
             with tempfile.TemporaryDirectory() as folder:
-                return hop(make(kind, folder), namespaces, seconds)
+                these = partial(figures, namespaces, seconds=seconds, flows=flows, tcp=tcp)
+                return hop(make(kind, folder), namespaces, these)
         finally:
             namespaces.close()
 
-    kinds = ("hub", "stream", "dgram", "udp")
     ours = {f"vmwire {kind}": partial(measure, vmwire, kind) for kind in kinds}
     theirs = {f"qemu {kind}": partial(measure, qemu, kind) for kind in kinds}
-    return {**ours, "vde_switch": partial(measure, vde_switch, ""), **theirs}
+    return {**ours, **theirs, "vde_switch": partial(measure, vde_switch, "")}
 
 
 def main() -> None:
@@ -287,8 +340,14 @@ def main() -> None:
         return
     if os.geteuid():
         sys.exit("benchmarks.hop makes namespaces: run it as root")
-    options = pairs.arguments("One hop between two namespaces.", 3).parse_args()
-    measures = pairs.chosen(contestants(options.seconds), options.only)
+    parser = pairs.arguments("One hop between two namespaces.", 3)
+    parser.add_argument("--hop", choices=KINDS, help="of one kind only")
+    parser.add_argument("--flows", type=int, default=FLOWS, help="in the second figure")
+    parser.add_argument("--small", action="store_true", help="small packets only, no TCP")
+    options = parser.parse_args()
+    kinds = [options.hop] if options.hop else KINDS
+    everybody = contestants(kinds, options.seconds, options.flows, not options.small)
+    measures = pairs.chosen(everybody, options.only)
     pairs.finish(pairs.compare("one hop", measures, options.rounds), options.output)
 
 

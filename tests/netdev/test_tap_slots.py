@@ -115,3 +115,19 @@ def test_a_run_is_what_its_datagrams_were() -> None:
     assert [no_identification(each) for each in found] == [
         no_identification(each) for each in expected
     ]
+
+
+def test_bursts_in_which_little_is_alike_are_not_searched_for_a_while() -> None:
+    slots = Slots(64, header=True)
+    slots.joins = True
+    mixed = [packet(bytes(18 + number)) for number in range(6)]
+    assert len(read(mixed, slots)) == 6
+    joinable = [*[packet(each) for each in texts(5)], OTHER]
+    assert [len(read(joinable, slots)) for _ in range(16)] == [6] * 15 + [2]
+
+
+def test_a_burst_of_one_flow_is_joined_all_the_same() -> None:
+    slots = Slots(64, header=True)
+    slots.joins = True
+    read([packet(bytes(18 + number)) for number in range(6)], slots)
+    assert len(read([packet(each) for each in texts(5)], slots)) == 1

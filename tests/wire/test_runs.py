@@ -11,7 +11,7 @@ from tests.wire.packets import V4, V6, ethernet, ipv4, ipv6, udp, unfinished
 from vmwire.wire.frame import F_NEEDS_CSUM, GSO_UDP_L4, Frame, Gso, Offload
 from vmwire.wire.offload import finish
 from vmwire.wire.port import EVERYTHING, PACKETS_ONLY, Accepts, Port
-from vmwire.wire.runs import IPV4, IPV6, Kind, Run, kind_of, runs
+from vmwire.wire.runs import IPV4, IPV6, Flow, Kind, Run, kind_of
 
 LEFT = {IPV4: Offload(F_NEEDS_CSUM, 0, 0, 0, 34, 6), IPV6: Offload(F_NEEDS_CSUM, 0, 0, 0, 54, 6)}
 KINDS = pytest.mark.parametrize("kind", [IPV4, IPV6], ids=["IPv4", "IPv6"])
@@ -26,7 +26,7 @@ def datagram(kind: Kind, payload: bytes) -> bytes:
 
 def a_run(kind: Kind, payloads: list[bytes]) -> list[Frame]:
     frames = [Frame.of(datagram(kind, payload), LEFT[kind]) for payload in payloads]
-    return runs(kind, frames[0], [frame.views[0][kind.headers :] for frame in frames])
+    return Flow(kind, frames[0]).frames([frame.views[0][kind.headers :] for frame in frames])
 
 
 def texts(count: int, size: int = 18) -> list[bytes]:

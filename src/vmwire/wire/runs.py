@@ -37,15 +37,16 @@ MOST_BYTES = 65507
 Span = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Kind:
     """Datagrams over one version of IP.
 
-    ``same`` are the bytes of the headers that all have in common (from, to); ``marks`` (place,
-    bytes) say that it is this version, and UDP. IP's length field, ``length_at``, counts bytes from
-    ``counted_from`` on.
+    ``version`` is the first byte of the EtherType. ``same`` are the bytes of the headers that all
+    have in common (from, to); ``marks`` (place, bytes) say that it is this version, and UDP. IP's
+    length field, ``length_at``, counts bytes from ``counted_from`` on.
     """
 
+    version: int
     same: tuple[Span, ...]
     marks: tuple[tuple[int, bytes], ...]
     transport: int
@@ -66,11 +67,7 @@ class Kind:
         (length,) = U16.unpack_from(frame, self.transport + 4)
         return bool(counted == size - self.counted_from and length == size - self.transport)
 
-    def key(self, frame: View) -> bytes:
-        """What is the same in all frames of a run, if they are of one length."""
-        return b"".join([frame[start:end] for start, end in self.same])
-
-    def header(self, first: bytes, size: int) -> bytes:
+    def header(self, first: View, size: int) -> bytes:
         """The headers of a superframe with ``size`` bytes of payload, from its first datagram's."""
         header = bytearray(first)
         checksum_at, length_at = self.transport + CHECKSUM_OFFSET, self.transport + 4
@@ -89,6 +86,7 @@ class Kind:
 
 IPV4_CHECKSUM = ETHERNET + 10
 IPV4 = Kind(
+    version=0x08,
     same=((0, 18), (20, 24), (26, 42)),
     marks=((12, b"\x08\x00\x45"), (20, b"\x40\x00"), (23, b"\x11")),
     transport=34,
@@ -96,6 +94,7 @@ IPV4 = Kind(
     counted_from=ETHERNET,
 )
 IPV6 = Kind(
+    version=0x86,
     same=((0, 62),),
     marks=((12, b"\x86\xdd"), (20, b"\x11")),
     transport=54,
@@ -103,9 +102,6 @@ IPV6 = Kind(
     counted_from=ETHERNET + 40,
 )
 KINDS = {IPV4.transport: IPV4, IPV6.transport: IPV6}
-
-_offloads: dict[tuple[int, int], Offload] = {}
-MOST_OFFLOADS = 256
 
 
 def kind_of(frame: Frame) -> Kind | None:
@@ -118,50 +114,66 @@ def kind_of(frame: Frame) -> Kind | None:
 
 
 class Run(Frame):
-    """Datagrams as one superframe. ``first`` is the first one, whole and in one view;
-    ``payloads`` are those of all."""
+    """Datagrams as one superframe: ``header`` and their ``payloads``; each of them alone would be
+    ``part_header``, its payload, and ``part_offload``."""
 
-    __slots__ = ("_first", "_payloads")
+    __slots__ = ("_part_header", "_part_offload", "_payloads")
 
-    def __init__(self, kind: Kind, first: Frame, payloads: Sequence[View]) -> None:
-        headers = kind.headers
-        size = first.length - headers
-        payload = size * len(payloads)
-        header = kind.header(bytes(first.views[0][:headers]), payload)
-        views = (memoryview(header), *payloads)
-        super().__init__(views, headers + payload, _offload(kind, size))
-        self._first = first
+    def __init__(
+        self,
+        header: View,
+        offload: Offload,
+        payloads: Sequence[View],
+        part_header: View,
+        part_offload: Offload,
+    ) -> None:
+        length = len(header) + offload.segment_size * len(payloads)
+        super().__init__((header, *payloads), length, offload)
         self._payloads = payloads
+        self._part_header = part_header
+        self._part_offload = part_offload
 
     def parts(self) -> list[Frame]:
-        """The datagrams. All have the first one's identification."""
-        first = self._first
-        length, offload = first.length, first.offload
-        header = first.views[0][: length - len(self._payloads[0])]
-        return [first, *[Frame((header, each), length, offload) for each in self._payloads[1:]]]
+        """The datagrams. All have the same identification."""
+        header, offload = self._part_header, self._part_offload
+        length = len(header) + self.offload.segment_size
+        return [Frame((header, each), length, offload) for each in self._payloads]
 
 
-def runs(kind: Kind, first: Frame, payloads: Sequence[View]) -> list[Frame]:
-    """As few frames as such datagrams can be."""
-    size = first.length - kind.headers
-    most = min(MOST_PARTS, MOST_BYTES // size)
-    found: list[Frame] = []
-    header = first.views[0][: kind.headers]
-    for start in range(0, len(payloads), most):
-        some = payloads[start : start + most]
-        if start:
-            first = Frame((memoryview(b"".join((header, some[0]))),), first.length, first.offload)
-        found.append(Run(kind, first, some) if len(some) > 1 else first)
-    return found
+class Flow:
+    """Datagrams that differ in their payloads alone. ``first`` is one of them."""
 
+    __slots__ = ("_header", "_headers", "_kind", "_most", "_offload", "_part_offload", "headers")
 
-def _offload(kind: Kind, size: int) -> Offload:
-    """The offload of superframes of such datagrams; the same object each time."""
-    offload = _offloads.get((kind.transport, size))
-    if offload is None:
-        if len(_offloads) >= MOST_OFFLOADS:
-            _offloads.clear()
-        offload = _offloads[kind.transport, size] = Offload(
+    def __init__(self, kind: Kind, first: Frame) -> None:
+        size = first.length - kind.headers
+        self.headers = kind.headers
+        """Bytes in front of the payload."""
+        self._kind = kind
+        self._header = memoryview(bytes(first.views[0][: kind.headers]))
+        self._part_offload = first.offload
+        self._offload = Offload(
             F_NEEDS_CSUM, GSO_UDP_L4, kind.headers, size, kind.transport, CHECKSUM_OFFSET
         )
-    return offload
+        self._most = min(MOST_PARTS, MOST_BYTES // size)
+        self._headers: dict[int, View] = {}
+        """Of superframes, by the number of their parts."""
+
+    def frames(self, payloads: Sequence[View]) -> list[Frame]:
+        """As few frames as these datagrams can be."""
+        most = self._most
+        if len(payloads) <= most:
+            return [self._frame(payloads)]
+        starts = range(0, len(payloads), most)
+        return [self._frame(payloads[start : start + most]) for start in starts]
+
+    def _frame(self, payloads: Sequence[View]) -> Frame:
+        count = len(payloads)
+        size = self._offload.segment_size
+        if count == 1:
+            return Frame((self._header, payloads[0]), self.headers + size, self._part_offload)
+        header = self._headers.get(count)
+        if header is None:
+            made = self._kind.header(self._header, size * count)
+            header = self._headers[count] = memoryview(made)
+        return Run(header, self._offload, payloads, self._header, self._part_offload)

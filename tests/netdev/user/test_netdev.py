@@ -13,7 +13,7 @@ from tests.netdev.user.harness import CHECKSUM_LEFT
 from vmwire.wire.frame import Frame
 from vmwire.wire.protocols import udp
 from vmwire.wire.protocols.checksum import pseudo_header_sum
-from vmwire.wire.runs import IPV4, runs
+from vmwire.wire.runs import IPV4, Flow
 
 DNS = bytes((10, 0, 2, 3))
 
@@ -30,7 +30,7 @@ def test_queries_that_came_as_one_superframe_are_queries_each(bench: Bench) -> N
     query = udp.Datagram(4000, 53, b"no query").emit(GUEST, DNS)
     unfinished = query[:6] + pseudo_header_sum(GUEST, DNS, 17, len(query)).to_bytes(2, "big")
     first = Frame.of(bench.ipv4(DNS, 17, unfinished + query[8:]), CHECKSUM_LEFT)
-    (run,) = runs(IPV4, first, [memoryview(b"no query"), memoryview(b"no QUERY")])
+    (run,) = Flow(IPV4, first).frames([memoryview(b"no query"), memoryview(b"no QUERY")])
     assert bench.port.send([run, run.copy()]) == 2
     assert bench.netdev.stats()["dns"] == {"pending": 0, "sockets": 0, "malformed DNS query": 4}
 
