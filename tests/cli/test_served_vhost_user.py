@@ -91,7 +91,7 @@ def test_an_e1000_of_a_machine_without_a_vm_is_joined(
     with Harness(VMWIRE, ["-nodefaults", *words], tmp_path) as pc:
         far.wait(lambda: far.end.port.carrier)
         shown = pc.qmp("human-monitor-command", {"command-line": "info network"})
-        assert "v: index=0,type=vhost-user," in shown
+        assert "v: index=0,type=vhost-user,vhost-user0 to c" in shown
         assert pc.qmp("netdev_add", {"type": "vhost-user", "id": "w", "chardev": "c"}) == {
             "error": {"class": "GenericError", "desc": "chardev 'c' is already in use"}
         }

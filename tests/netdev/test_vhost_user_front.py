@@ -170,9 +170,13 @@ def test_the_link_is_down_until_a_back_end_is_there_and_after_it_has_left(both: 
     netdev, end = both.netdev()
     assert not end.port.carrier
     both.bed.until(lambda: end.port.carrier)
+    assert netdev.info == f"vhost-user0 to {both.path}"
+    connected = {"netdev-id": "v", "chardev-id": "v"}
+    assert both.bed.events == [("NETDEV_VHOST_USER_CONNECTED", connected)]
     both.cards.pop().close()
     both.bed.until(lambda: not end.port.carrier)
     assert netdev.stats()["rings"] == "none"
+    assert both.bed.events[1:] == [("NETDEV_VHOST_USER_DISCONNECTED", {"netdev-id": "v"})]
 
 
 def test_a_client_comes_back_to_a_new_back_end_under_traffic(

@@ -59,6 +59,9 @@ class StreamConnected(NETDEV_ID):
     addr: dict[str, Any]
 
 
+VHOST_USER_CONNECTED = TypedDict("VHOST_USER_CONNECTED", {"netdev-id": str, "chardev-id": str})
+
+
 class _FilterChanged(TypedDict):
     path: str
 
@@ -73,6 +76,8 @@ EVENTS: Mapping[str, Any] = {
     "DEVICE_DELETED": DeviceDeleted,
     "NETDEV_STREAM_CONNECTED": StreamConnected,
     "NETDEV_STREAM_DISCONNECTED": NETDEV_ID,
+    "NETDEV_VHOST_USER_CONNECTED": VHOST_USER_CONNECTED,
+    "NETDEV_VHOST_USER_DISCONNECTED": NETDEV_ID,
     "NIC_RX_FILTER_CHANGED": FilterChanged,
     "SHUTDOWN": _Shutdown,
 }

@@ -19,6 +19,7 @@ whose rings can be handed on (``bus.virtio.handed_on``), the back end gets those
 frame passes through this process. While nobody is connected the link is down. Each connection gets
 new rings and new memory, so one back end never sees what another has.
 
+Connections are told as in QEMU's QMP, ``NETDEV_VHOST_USER_CONNECTED`` and ``…_DISCONNECTED``.
 Nobody waits for a back end: one that is silent for too long while it is being told something is
 hung up on, and tried again. Only when a card wants its rings back it is waited for, shortly.
 """
@@ -196,6 +197,9 @@ class VhostUserNetdev:
         self.port.set_taker(session)
         self._set_link()
         session.settle()
+        assert self._chardev is not None
+        told = {"netdev-id": self.options.id, "chardev-id": self._chardev.id}
+        self._host.emit("NETDEV_VHOST_USER_CONNECTED", told)
 
     def _on_end(self, reason: str) -> None:
         """The connection is over."""
@@ -216,6 +220,9 @@ class VhostUserNetdev:
         self.port.set_taker(None)
         self._set_link()
         self.port.set_accepts(PACKETS_ONLY)
+        if session is not None:
+            told = {"netdev-id": self.options.id}
+            self._host.emit("NETDEV_VHOST_USER_DISCONNECTED", told)
 
     # Frames
 
@@ -231,7 +238,7 @@ class VhostUserNetdev:
     @property
     def info(self) -> str:
         """What ``info network`` says."""
-        return f"vhost-user{self._session.pairs if self._session else 0}"
+        return f"vhost-user0 to {self.options.chardev or self.options.file}"
 
     def stats(self) -> dict[str, object]:
         """Return counters and states as plain data: the port's, and
