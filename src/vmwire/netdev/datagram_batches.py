@@ -53,6 +53,21 @@ class Headers(Protocol):
         """So many of them were sent."""
 
 
+class _NoHeaders:
+    """Frames as they are."""
+
+    length = 0
+
+    def ahead(self, count: int) -> Sequence[bytes]:
+        return [b""] * count
+
+    def passed(self, count: int) -> None:
+        """There is nothing to count."""
+
+
+NO_HEADERS = _NoHeaders()
+
+
 class Intake:
     """Reads a socket's datagrams. What is read lies in the slots until the next read."""
 

@@ -20,9 +20,10 @@ from ipaddress import IPv4Address
 
 from vmwire.engine.host import Host
 from vmwire.errors import ConfigError
-from vmwire.netdev import inherited
+from vmwire.netdev import inherited, mmsg
 from vmwire.netdev.addresses import HostPort, Place, UnixAddress, resolve
 from vmwire.netdev.binding import clear_the_way, remove_own_file
+from vmwire.netdev.datagram_batches import NO_HEADERS, Intake, Segments
 from vmwire.netdev.datagram_line import UDP_LARGEST, Connected, ToAddress, ToFile, Wire
 from vmwire.netdev.stream_line import name_of
 from vmwire.wire.frame import MAX_FRAME
@@ -44,7 +45,10 @@ def udp(local: HostPort, remote: HostPort, *, strangers: bool) -> Wire:
             raise ConfigError(f"can't connect to {there}: {error.strerror}") from None
         mine, theirs = sock.getsockname(), sock.getpeername()
         ends = (name_of(mine), name_of(theirs)) if mine[0] == theirs[0] else None
-        return Wire(sock, Connected(sock), _udp_info(here, there), UDP_LARGEST, ends)
+        wire = Wire(sock, Connected(sock), _udp_info(here, there), UDP_LARGEST, ends)
+        if mmsg.POSSIBLE:
+            wire.intake, wire.send_many = Intake(sock), Segments(sock, NO_HEADERS).send
+        return wire
 
 
 def _udp_info(here: Place, there: Place) -> str:
