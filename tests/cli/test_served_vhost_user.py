@@ -20,6 +20,8 @@ from tests.cli.test_serve import Start, refused, start
 from tests.daemon.conftest import runtime
 from tests.daemon.instance import eventually, users_of
 from tests.netdev.alone import alone
+from vmwire.bench.vhost_user import NetDriver
+from vmwire.wire.frame import Frame
 
 __all__ = ["runtime", "start"]
 
@@ -129,3 +131,34 @@ def test_what_cant_be_had_is_one_line(words: str, complaint: str) -> None:
     said = refused(*chardevs, "-netdev", words, "-netdev", "user,id=u")
     assert said.endswith(complaint) or complaint in said
     assert "\n" not in said
+
+
+def test_a_cards_rings_are_handed_on_again_after_a_crash_and_an_upgrade(
+    runtime: str, start: Start, back_end: MakeBackEnd, tmp_path: Path
+) -> None:
+    far = back_end("a")
+    chardev = f"socket,id=c,path={far.path},reconnect-ms=50"
+    card = f"virtio-net-pci,netdev=v,socket={tmp_path}/card"
+    served = start("-chardev", chardev, "-netdev", "vhost-user,id=v,chardev=c", "-device", card)
+    lock = os.path.join(runtime, "vmwire", str(served.pid), "lock")
+    with NetDriver(str(tmp_path / "card")) as driver:
+        memory = driver.arena.size
+
+        def is_served(data: bytes) -> None:
+            """By the far end, and in the machine's own memory."""
+            far.wait(lambda: far.end.port.carrier and far.nic.stats()["memory_bytes"] == memory)
+            driver.send(data)
+            far.wait(lambda: data in far.end.data)
+            far.wait(lambda: far.end.port.send([Frame.of(data)]) == 1)
+            assert [got for got, _ in driver.receive(10)] == [data]
+
+        is_served(b"a" * 60)
+        worker = next(pid for pid, comm in users_of(lock).items() if comm == "vmwire-worker")
+        os.kill(worker, signal.SIGKILL)
+        far.wait(lambda: far.nic.stats()["connections"] == 2)
+        is_served(b"b" * 60)
+        words = [*COMMAND, "upgrade", str(served.pid)]
+        upgrade = subprocess.run(words, capture_output=True, text=True, timeout=30)
+        assert upgrade.returncode == 0, upgrade.stderr
+        far.wait(lambda: far.nic.stats()["connections"] == 3)
+        is_served(b"c" * 60)
