@@ -92,12 +92,12 @@ def test_no_more_pairs_than_rings_can_be_numbered() -> None:
 def test_rings_are_enabled_before_they_start_and_start_last() -> None:
     orders, _ = follow(begin(RICH, Plan(5, [(RegionInfo(0, 4096, 0, 0), 9)], [RING], mtu=1400)))
     assert names(orders) == [
-        "SET_FEATURES", "NET_SET_MTU", "SET_VRING_ENABLE", "SET_MEM_TABLE", "SET_VRING_NUM",
+        "SET_FEATURES", "NET_SET_MTU", "SET_MEM_TABLE", "SET_VRING_ENABLE", "SET_VRING_NUM",
         "SET_VRING_BASE", "SET_VRING_ADDR", "SET_VRING_ERR", "SET_VRING_CALL", "SET_VRING_KICK",
     ]  # fmt: skip
     assert all(order.acknowledged for order in orders)
     assert orders[5].payload == VRING_STATE.pack(1, 77)
-    assert [order.fds for order in orders[3:]] == [(9,), (), (), (), (12,), (11,), (10,)]
+    assert [order.fds for order in orders[2:]] == [(9,), (), (), (), (), (12,), (11,), (10,)]
 
 
 def test_one_that_acknowledges_nothing_is_asked_something_at_the_end() -> None:
