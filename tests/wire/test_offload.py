@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
@@ -32,7 +33,7 @@ from vmwire.wire.frame import (
     Frame,
     Offload,
 )
-from vmwire.wire.offload import FINISHED, finish
+from vmwire.wire.offload import FINISHED, finish, weigh
 
 PAYLOAD = bytes(number * 7 & 0xFF for number in range(3500))
 NEEDS_TCP = Offload(F_NEEDS_CSUM, checksum_start=34, checksum_offset=16)
@@ -167,3 +168,19 @@ def test_damaged_headers_do_not_make_it_raise(
         data[at % len(data)] = value
     parts = finish(Frame.of(data, frame.offload))
     assert sum(part.length for part in parts) <= 4096 * (len(data) + 60)
+
+
+@pytest.mark.parametrize("length", [0, 1, 1448, 1449, 60000])
+@pytest.mark.parametrize("make", [superframe_tcp4, superframe_tcp6, superframe_udp4])
+def test_a_superframe_is_weighed_as_what_it_would_be_cut_to(
+    make: Callable[[bytes, int], Frame], length: int
+) -> None:
+    frame = make(bytes(length), 1448)
+    parts = finish(frame)
+    assert weigh(frame) == (len(parts), sum(part.length for part in parts))
+
+
+def test_what_is_no_superframe_weighs_nothing() -> None:
+    assert weigh(Frame.of(bytes(60))) == (0, 0)
+    frame = superframe_tcp4(bytes(3000), 1448)
+    assert weigh(Frame.of(frame.tobytes()[:40], frame.offload)) == (0, 0)

@@ -42,6 +42,8 @@ FIN = 0x01
 PSH = 0x08
 CWR = 0x80
 
+LONGEST_HEADERS = 14 + 4 + 60 + 60
+"""Ethernet with a tag, and the longest that IP and TCP have."""
 MAX_SEGMENTS = 4096
 """A superframe that asks for more segments than this is malformed (1-byte segments of 64 KiB)."""
 
@@ -81,25 +83,10 @@ def segment(frame: Frame) -> list[Frame]:
 def cut(frame: Frame) -> list[bytearray]:
     """The same for a box that puts the segments somewhere itself: their bytes, longest first."""
     data = frame.tobytes()
-    layers = _layers(data)
-    kind = frame.offload.gso_type & ~GSO_ECN
-    if layers is None:
+    found = _find_payload(data, frame.offload.gso_type & ~GSO_ECN)
+    if found is None:
         return []
-    network, transport, ethertype, protocol = layers
-    wanted = {
-        GSO_TCPV4: (ETHERTYPE_IPV4, PROTOCOL_TCP),
-        GSO_TCPV6: (ETHERTYPE_IPV6, PROTOCOL_TCP),
-    }
-    if kind == GSO_UDP_L4:
-        if protocol != PROTOCOL_UDP:
-            return []
-        payload = transport + 8
-    elif wanted.get(kind) == (ethertype, protocol):
-        if len(data) < transport + 20 or (data[transport + 12] >> 4) < 5:
-            return []
-        payload = transport + (data[transport + 12] >> 4) * 4
-    else:
-        return []
+    network, transport, payload = found
     size = frame.offload.segment_size
     if payload > len(data) or (len(data) - payload) > size * MAX_SEGMENTS:
         return []
@@ -107,6 +94,40 @@ def cut(frame: Frame) -> list[bytearray]:
     last = starts[-1]
     cutter = _Cutter(data, network, transport, payload)
     return [cutter.cut(number, start, size, start == last) for number, start in enumerate(starts)]
+
+
+def weigh(frame: Frame) -> tuple[int, int]:
+    """How many segments a superframe would be cut to, and their bytes; (0, 0) for what isn't one.
+
+    Only its headers are looked at.
+    """
+    found = _find_payload(frame.head(LONGEST_HEADERS), frame.offload.gso_type & ~GSO_ECN)
+    size = frame.offload.segment_size
+    if found is None or not size or frame.length < found[2]:
+        return 0, 0
+    headers = found[2]
+    count = max(1, -(-(frame.length - headers) // size))
+    return count, frame.length + headers * (count - 1)
+
+
+def _find_payload(data: bytes, kind: int) -> tuple[int, int, int] | None:
+    """Where the headers of a superframe of this kind and its payload begin: (network, transport,
+    payload); None if it is none."""
+    layers = _layers(data)
+    if layers is None:
+        return None
+    network, transport, ethertype, protocol = layers
+    wanted = {
+        GSO_TCPV4: (ETHERTYPE_IPV4, PROTOCOL_TCP),
+        GSO_TCPV6: (ETHERTYPE_IPV6, PROTOCOL_TCP),
+    }
+    if kind == GSO_UDP_L4:
+        return (network, transport, transport + 8) if protocol == PROTOCOL_UDP else None
+    if wanted.get(kind) != (ethertype, protocol):
+        return None
+    if len(data) < transport + 20 or (data[transport + 12] >> 4) < 5:
+        return None
+    return network, transport, transport + (data[transport + 12] >> 4) * 4
 
 
 def _layers(data: bytes) -> tuple[int, int, int, int] | None:

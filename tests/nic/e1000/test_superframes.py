@@ -10,6 +10,7 @@ import pytest
 
 from tests.nic.e1000.rig import BAM, EN, LPE, MAC, SECRC, UPE, Rig
 from tests.wire import packets
+from vmwire.nic.e1000 import receive
 from vmwire.nic.e1000.registers import Registers as R
 from vmwire.wire.frame import F_NEEDS_CSUM, Frame, Offload
 from vmwire.wire.offload import finish
@@ -96,6 +97,21 @@ def test_a_superframe_for_somebody_else_is_counted_and_dropped() -> None:
     assert rig.wire.port.send([Frame.of(b"\x02" + other.tobytes()[1:], other.offload)]) == 1
     assert rig.received() == []
     assert rig.read(R.TPR) == len(finish(other)) and rig.read(R.GPRC) == 0
+
+
+def test_a_superframe_for_somebody_else_is_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle card at a hub must not cost the busy ones anything."""
+    monkeypatch.setattr(receive, "cut", None)
+    monkeypatch.setattr(receive, "finish", None)
+    rig = Rig().start(count=64, rctl=EN | BAM | SECRC)
+    other = packets.superframe_tcp4(PAYLOAD, 1400)
+    unfinished = Offload(F_NEEDS_CSUM, 0, 0, 0, 34, 16)
+    for size, offload in ((len(other.tobytes()), other.offload), (1000, unfinished)):
+        rig.wire.port.send([Frame.of(b"\x02" + other.tobytes()[1:size], offload)])
+    parts = finish(other)
+    assert rig.read(R.TPR) == len(parts) + 1
+    octets = sum(part.length + 4 for part in parts) + 1000 + 4
+    assert rig.read(R.TORL) == octets
 
 
 def test_segments_that_are_too_long_are_counted_so() -> None:

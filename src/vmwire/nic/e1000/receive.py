@@ -42,7 +42,7 @@ from vmwire.nic.e1000.registers import (
 from vmwire.nic.e1000.registers import Registers as R
 from vmwire.nic.e1000.statistics import RECEIVED, Statistics, group_of
 from vmwire.wire.frame import Frame
-from vmwire.wire.offload import FINISHED, cut, finish
+from vmwire.wire.offload import FINISHED, cut, finish, weigh
 
 CTRL = R.CTRL.index
 RCTL = R.RCTL.index
@@ -193,7 +193,9 @@ class Receiver:
         usual = self._words[VET] != 0x0800
         for number, frame in enumerate(frames):
             if not frame.offload.plain:
-                if frame.offload.needs:
+                if not passes(frame.head(6)):
+                    self._refuse_unfinished(frame)
+                elif frame.offload.needs:
                     self._cut(batch, frame, rctl, free, count)
                 else:
                     self._rest = finish(frame)
@@ -292,6 +294,16 @@ class Receiver:
             self._statistics.refused(length)
             self._drops["filtered"] += 1
         return wanted
+
+    def _refuse_unfinished(self, frame: Frame) -> None:
+        """Count what is for somebody else as what would have been made of it: on a hub that is
+        most of what passes, and nobody should cut it in vain."""
+        count, length = weigh(frame) if frame.offload.needs else (1, frame.length)
+        if not count or not frame.offload.known:
+            self._drops["offload without sense"] += 1
+            return
+        self._statistics.refused(length, count)
+        self._drops["filtered"] += count
 
     def _passes_control(self, data: bytes, rctl: int) -> bool:
         """Count MAC control frames; return whether one goes on to the filters (13.4.22)."""

@@ -93,10 +93,11 @@ class Statistics:
         if broadcast := groups.count(2):
             self.add(to.broadcast, broadcast)
 
-    def refused(self, length: int) -> None:
-        """Count a frame that the filters kept out: it is in the totals only."""
-        self.add(TPR)
-        self.add_pair(TORL, length + FCS)
+    def refused(self, length: int, count: int = 1) -> None:
+        """Count frames of ``length`` bytes together that the filters kept out: they are in the
+        totals only."""
+        self.add(TPR, count)
+        self.add_pair(TORL, length + FCS * count)
 
 
 def group_of(destination: bytes) -> int:
