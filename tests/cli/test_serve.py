@@ -209,7 +209,7 @@ def test_log_goes_to_its_file(runtime: str, start: Start) -> None:
         ("-netdev user,id=x,bogus=1", "-netdev user,id=x,bogus=1: Invalid parameter 'bogus'"),
         ("-netdev hubport,hubid=0", "-netdev hubport,hubid=0: Parameter 'id' is missing"),
         ("-netdev nosuch,id=x", "-netdev nosuch,id=x: Parameter 'type' does not accept value"),
-        ("-netdev af-xdp,id=x", "-netdev af-xdp,id=x: netdev 'af-xdp' is not served by vmwire yet"),
+        ("-netdev af-xdp,id=x", "-netdev af-xdp,id=x: netdev 'af-xdp' is not served by vmwire"),
         ("-netdev user,id=1x", "-netdev user,id=1x: Parameter 'id' expects an identifier"),
         ("-netdev user,id=x,hostfwd=tcp", "-netdev user,id=x,hostfwd=tcp: Invalid host forwarding"),
         ("-device nosuch", "-device nosuch: 'nosuch' is not a valid device model name"),

@@ -338,8 +338,8 @@ def test_a_socket_of_the_callers_is_handed_to_the_network_and_not_to_the_command
         (["--address", "10.0.2.15", "id"], "--address: '10.0.2.15' is not an IPv4 address with "
          "its network's length (10.0.2.15/24)"),
         (["-netdev", "user,id=u,bogus=1"], "-netdev user,id=u,bogus=1: Invalid parameter 'bogus'"),
-        (["-netdev", "af-xdp"], "-netdev af-xdp,id=net0: netdev 'af-xdp' is not served by vmwire "
-         "yet"),
+        (["-netdev", "af-xdp"], "-netdev af-xdp,id=net0: netdev 'af-xdp' is not served by vmwire: "
+         "leave it to QEMU, or bridge a tap with the interface"),
         (["-netdev", "user,id=u", "-netdev", "hubport,hubid=0,netdev=u"], "no netdev is left for "
          "the namespace: give it a hubport of its own"),
         (["-netdev", "stream"], "-netdev stream,id=net0: Parameter 'addr' is missing"),
