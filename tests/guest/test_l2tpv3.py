@@ -29,10 +29,20 @@ pytestmark = pytest.mark.guest
 HERE = {False: "192.0.2.1", True: "2001:db8::1"}
 THERE = {False: "192.0.2.2", True: "2001:db8::2"}
 GATEWAY = "10.0.2.2"
-SIZE = 1 << 20
+SIZE = 1 << 19
 IP = "/usr/bin/ip"
 COOKIE_OUT, COOKIE_IN = "b1b2b3b4b5b6b7b8", "a1a2a3a4a5a6a7a8"
 MODULES = "l2tp_eth l2tp_ip l2tp_ip6 l2tp_netlink"
+
+
+@pytest.fixture(scope="module")
+def program() -> str:
+    """QEMU; what the guests boot is there, too."""
+    try:
+        provision.root_of(provision.GUEST)
+        return provision.qemu_newest()
+    except provision.ProvisionError as error:
+        pytest.skip(str(error))
 
 
 class Shell(Protocol):
@@ -116,7 +126,7 @@ SOME = [
 
 
 @contextlib.contextmanager
-def linux() -> Iterator[Machine]:
+def linux(program: str) -> Iterator[Machine]:
     """A guest whose card is on a tap of ours."""
     ip("tuntap add name tap0 mode tap")
     ip(f"addr add {HERE[False]}/24 dev tap0")
@@ -124,7 +134,7 @@ def linux() -> Iterator[Machine]:
     ip("link set tap0 up")
     words = ["-netdev", "tap,id=n,ifname=tap0,script=no,downscript=no"]
     words += ["-device", "virtio-net-pci,netdev=n"]
-    with Machine(provision.qemu_newest(), words) as guest:
+    with Machine(program, words) as guest:
         guest.check(
             f"ip addr add {THERE[False]}/24 dev eth0; ip link set eth0 up;"
             f"{IP} addr add {THERE[True]}/64 dev eth0 nodad;"
@@ -148,8 +158,8 @@ def wrong_cookies_are_refused_by_both(guest: Machine, options: Mapping[str, Any]
     "kinds", [SOME, pytest.param(ALL, marks=pytest.mark.long)], ids=["some", "all"]
 )
 @alone
-def test_a_linux_kernel_is_at_the_other_end(kinds: Sequence[Kind]) -> None:
-    with HostPeer() as host, linux() as guest:
+def test_a_linux_kernel_is_at_the_other_end(kinds: Sequence[Kind], program: str) -> None:
+    with HostPeer() as host, linux(program) as guest:
         for number, kind in enumerate(kinds, start=1):
             guest.check(kind.create(number))
             options = kind.options(number)
@@ -177,7 +187,7 @@ CARDS: list[tuple[bool, bool, tuple[str, dict[str, Any]]]] = [
 
 @pytest.mark.skipif(not UserModeLinux.is_there(), reason="needs user-mode-linux")
 @alone
-def test_user_mode_linux_is_at_the_other_end() -> None:
+def test_user_mode_linux_is_at_the_other_end(program: str) -> None:
     for ipv6, length in ((False, 32), (True, 128)):
         for address in (HERE[ipv6], THERE[ipv6]):
             ip(f"addr add {address}/{length} dev lo")
