@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network from plain data, as one process gives it to another.
 
-{"chardevs": [[backend, {...}], ...], "netdevs": [[type, {...}], ...],
- "devices": [[type, {...}, {attach ...}], ...]}
+The keys are ``chardevs``, ``netdevs`` and ``devices``, each a list of ``[type, {option: value}]``
+(a device may have a third element: how it is attached), and ``removed``, of ``[kind, id]``.
+
+What was removed since is left out, because somebody else may have its port or path by now.
 """
 
 from __future__ import annotations
@@ -20,21 +22,49 @@ from vmwire.network import Network
 Values = Mapping[str, Any]
 
 
+class Left:
+    """What is left of a configuration whose ``removed`` is gone."""
+
+    def __init__(self, config: Values) -> None:
+        self._gone = {(kind, id) for kind, id in config.get("removed", ())}
+
+    def of(self, kind: str, values: Values) -> dict[str, Any] | None:
+        """The options of a netdev, device, chardev or filter as it is now; None if it is gone.
+
+        Who was joined to a netdev that is gone is joined to nothing; its filters went with it.
+        """
+        if (kind, values.get("id")) in self._gone:
+            return None
+        if ("netdev", values.get("netdev")) not in self._gone:
+            return dict(values)
+        if kind == "filter":
+            return None
+        return {key: value for key, value in values.items() if key != "netdev"}
+
+    def has(self, id: str) -> bool:
+        """Whether no netdev and no device of this id is gone."""
+        return self._gone.isdisjoint((("netdev", id), ("device", id)))
+
+
 def build(network: Network, config: Values) -> None:
     """Add what ``config`` lists, all of it or nothing."""
     network.loop.call(lambda: _build(network, config))
 
 
 def _build(network: Network, config: Values) -> None:
+    left = Left(config)
     made: list[tuple[Kind, str]] = []
     chardevs: list[str] = []
     try:
         for type, values in config.get("chardevs", ()):
-            chardevs.append(network.add_chardev(type, **values))
+            if (now := left.of("chardev", values)) is not None:
+                chardevs.append(network.add_chardev(type, **now))
         for type, values in config.get("netdevs", ()):
-            made.append(("netdev", _add_netdev(network, type, values)))
+            if (now := left.of("netdev", values)) is not None:
+                made.append(("netdev", _add_netdev(network, type, now)))
         for type, values, *attach in config.get("devices", ()):
-            made.append(("device", _add_device(network, type, values, *attach)))
+            if (now := left.of("device", values)) is not None:
+                made.append(("device", _add_device(network, type, now, *attach)))
     except BaseException:
         if not network.host.store.on_trial:
             for kind, id in reversed(made):

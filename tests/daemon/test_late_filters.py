@@ -96,3 +96,38 @@ def test_what_means_something_only_to_the_client_is_refused(
             ask(instance, "chardev-add", id="c", backend=backend)
         with pytest.raises(CommandError, match="'file' expects a path from the root"):
             ask(instance, "object-add", qom_type="filter-dump", id="d", netdev="u", file="d.pcap")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def added(instance: Instance, rule: str) -> bool:
+    """Whether a netdev with this rule could be added: the keeper may have the port for a moment."""
+    try:
+        ask(instance, "netdev_add", type="user", id="v", hostfwd=[{"str": rule}])
+    except CommandError as error:
+        assert "already in use" in str(error)
+        return False
+    return True
+
+
+def test_what_was_removed_is_not_built_again_where_another_stands_now(
+    runtime: str, tmp_path: Path
+) -> None:
+    user = {"hostfwd": [f"tcp:127.0.0.1:{free_port()}-:22"]}
+    config = {
+        "netdevs": [["user", {"id": "u", **user}]],
+        "devices": [["null", {"id": "n0", "netdev": "u"}]],
+        "captures": [["u", str(tmp_path / "u.pcap")]],
+    }
+    with Instance(runtime, config=config) as instance:
+        ask(instance, "netdev_del", id="u")
+        eventually(lambda: added(instance, user["hostfwd"][0]), 10.0)
+        assert vmwire_upgrade(str(instance.vm.pid)).returncode == 0
+        os.kill(instance.pid_of("worker"), signal.SIGKILL)
+        stats = stats_of(instance.path, restarts=1)
+        assert (list(stats["netdevs"]), list(stats["devices"])) == (["v"], ["n0"])
+        assert (stats["links"], stats["filters"]) == ([], {})

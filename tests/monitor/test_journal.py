@@ -169,7 +169,7 @@ def test_pulled_cable_stays_pulled_and_is_noted_once(life: Life) -> None:
 
 
 def test_what_can_not_be_done_again_is_left_out_or_refused(life: Life) -> None:
-    edits: list[Any] = [["remove", "netdev", "gone"], ["link", "n", False]]
+    edits: list[Any] = [["link", "gone", False], ["link", "n", False]]
     with pytest.raises(ConfigError):
         replay(life.network, edits, strict=True)
     replay(life.network, edits, strict=False)

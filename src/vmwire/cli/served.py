@@ -10,7 +10,7 @@ the option as it was typed, in QEMU's form.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vmwire import catalogue, configuration, registry
@@ -31,31 +31,33 @@ def build(config: Mapping[str, Any], store: FdStore, restarts: int) -> Network:
     didn't write isn't there.
     """
     network = Network(store=store)
+    left = configuration.Left(config)
     try:
         for typed, text in config.get("chardevs", ()):
             with naming(f"-chardev {typed}"):
-                chardev = _values("chardev", text)
-                network.add_chardev(chardev.pop("type"), **chardev)
+                _add(network.add_chardev, left.of("chardev", _values("chardev", text)))
         for typed, text in config["netdevs"]:
             with naming(_option("netdev", typed)):
-                network.add_netdev(**_values("netdev", text))
+                _add(network.add_netdev, left.of("netdev", _values("netdev", text)))
         for typed, text in config["devices"]:
             with naming(_option("device", typed)):
-                network.add_nic(**_values("device", text))
+                _add(network.add_nic, left.of("device", _values("device", text)))
         for one, other in config.get("links", ()):
-            network.connect(one, other)
+            if left.has(one) and left.has(other):
+                network.connect(one, other)
         for typed, text in config.get("filters", ()):
             with naming(_option("object", typed)):
-                filter = _values("object", text)
-                if "file" not in filter:
-                    network.add_filter(**filter)
+                filter = left.of("filter", _values("object", text))
+                if filter is None or "file" not in filter:
+                    _add(network.add_filter, filter)
                     continue
                 filter["file"] = path_of_worker(filter["file"], restarts)
                 with or_without(store, restarts):
-                    network.add_filter(**filter)
+                    _add(network.add_filter, filter)
         for member, path in config["captures"]:
-            with naming(f"--capture {member}={path}"), or_without(store, restarts):
-                network.capture(member, path_of_worker(path, restarts))
+            if left.has(member):
+                with naming(f"--capture {member}={path}"), or_without(store, restarts):
+                    network.capture(member, path_of_worker(path, restarts))
     except BaseException:
         network.close()
         raise
@@ -73,6 +75,11 @@ def rehearse(config: Mapping[str, Any]) -> None:
     for typed, text in config.get("filters", ()):
         with naming(_option("object", typed)):
             registry.load_filter(_values("object", text)["type"])
+
+
+def _add(add: Callable[..., str], values: dict[str, Any] | None) -> None:
+    if values is not None:
+        add(values.pop("type"), **values)
 
 
 def _option(kind: str, typed: str) -> str:

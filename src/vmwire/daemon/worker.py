@@ -38,6 +38,7 @@ from vmwire.daemon.store import KeptFds, WorkerStore
 from vmwire.engine.host import FdStore, NotNow
 from vmwire.errors import ConfigError
 from vmwire.filters.dump import path_of_worker
+from vmwire.monitor.journal import removed
 from vmwire.monitor.table import Command, ListType, needs
 from vmwire.network import Network
 from vmwire.options.values import STRING
@@ -85,9 +86,11 @@ def build_network(config: dict[str, Any], store: FdStore, restarts: int) -> Netw
     network = Network(store=store)
     try:
         configuration.build(network, config)
+        left = configuration.Left(config)
         for member, path in config.get("captures", ()):
-            with or_without(store, restarts):
-                network.capture(member, path_of_worker(path, restarts))
+            if left.has(member):
+                with or_without(store, restarts):
+                    network.capture(member, path_of_worker(path, restarts))
     except BaseException:
         network.close()
         raise
@@ -150,7 +153,8 @@ class Worker:
     def prepare(self, build: Builder) -> None:
         """Open everything; nothing moves yet."""
         threading.excepthook = _on_thread_crash  # the engine's failure comes out of its wait()
-        self._network = build(self.job.config, self._store, self.job.restarts)
+        config = {**self.job.config, "removed": removed(self.job.edits)}
+        self._network = build(config, self._store, self.job.restarts)
         path = os.path.join(self.job.run_dir, rundir.CONTROL)
         monitor = monitor_of(
             self._network,

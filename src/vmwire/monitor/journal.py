@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from vmwire import catalogue
 from vmwire.errors import ConfigError
 from vmwire.filters.dump import path_of_worker
 from vmwire.filters.options import DumpOptions
-from vmwire.graph import Filter
+from vmwire.graph import Filter, Kind
 from vmwire.network import Network
 from vmwire.options.table import table_of
 
@@ -121,6 +121,11 @@ def _parted(edit: Edit, netdev: str) -> Edit:
     return [*edit[:2], table_of(type(alone)).to_text(alone)]
 
 
+def removed(edits: Iterable[Edit]) -> list[list[str]]:
+    """Kinds and ids of what the network was built of, and that is gone."""
+    return [edit[1:] for edit in edits if edit[0] == "remove"]
+
+
 def replay(network: Network, edits: Iterable[Edit], *, strict: bool, restarts: int = 0) -> None:
     """Do it all again. Where not ``strict``, what can't be done is logged and left out."""
     for edit in edits:
@@ -146,11 +151,21 @@ def _redo(network: Network, edit: Edit, restarts: int) -> None:
     elif what == "set":
         network.change_filter(*rest)
     elif what == "remove":
-        kind, id = rest
-        if kind == "chardev":
-            network.remove_chardev(id)
-        else:
-            network.remove(id, kind=kind)
+        _remove_again(network, *rest)
     else:
         id, up = rest
         network.set_link(id, up)
+
+
+def _remove_again(network: Network, kind: str, id: str) -> None:
+    """It may have been left out when the network was built (``removed``)."""
+    if kind == "chardev":
+        if id in network.objects.chardevs:
+            network.remove_chardev(id)
+        return
+    members: dict[Kind, Mapping[str, object]] = {
+        "netdev": network.netdevs, "device": network.devices, "filter": network.filters,
+    }  # fmt: skip
+    for of, there in members.items():
+        if kind == of and id in there:
+            network.remove(id, kind=of)

@@ -27,8 +27,7 @@ def open_socket(host: Host, rule: ForwardRule, owner: str) -> socket.socket:
 
     Raises ConfigError, naming port and ``owner``, when the port can't be had.
     """
-    address = dotted(rule.host_address)
-    name = f"hostfwd:{owner}:{rule.protocol}:{address}:{rule.host_port}"
+    address, name = dotted(rule.host_address), _store_name(rule, owner)
     kept = host.store.take(name)
     if kept is not None:
         return socket.socket(fileno=kept)
@@ -48,6 +47,16 @@ def open_socket(host: Host, rule: ForwardRule, owner: str) -> socket.socket:
         ) from None
     host.store.keep(name, sock.fileno())
     return sock
+
+
+def give_back(host: Host, rule: ForwardRule, owner: str) -> None:
+    """Let the port go, for others to have. What is on trial is still somebody else's."""
+    if not host.store.on_trial:
+        host.store.drop(_store_name(rule, owner))
+
+
+def _store_name(rule: ForwardRule, owner: str) -> str:
+    return f"hostfwd:{owner}:{rule.protocol}:{dotted(rule.host_address)}:{rule.host_port}"
 
 
 class TcpListener:

@@ -19,7 +19,7 @@ from vmwire.engine.host import Host
 from vmwire.netdev.user.arp import Neighbours
 from vmwire.netdev.user.dhcp import DhcpServer, Extras
 from vmwire.netdev.user.dns_service import DnsService
-from vmwire.netdev.user.forwards import TcpListener, open_socket
+from vmwire.netdev.user.forwards import TcpListener, give_back, open_socket
 from vmwire.netdev.user.icmp import Icmp
 from vmwire.netdev.user.kept import Kept
 from vmwire.netdev.user.options import ForwardRule, UserOptions
@@ -136,7 +136,8 @@ class UserNetdev:
             return
         self._opened = False
         self.port.receive = self._receive
-        for _, listener in self.listeners:
+        for rule, listener in self.listeners:
+            give_back(self._host, rule, self.options.id)
             if isinstance(listener, TcpListener):
                 listener.close()
             else:
