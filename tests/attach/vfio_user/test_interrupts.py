@@ -64,6 +64,7 @@ def test_the_pin_signals_once_until_it_is_unmasked_and_again_if_it_is_still_up(p
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest has all the time that it wants to its next access."""
     monkeypatch.setattr(signals, "HANDLER_S", 3600.0)
+    monkeypatch.setattr(signals, "MOST_HANDLER_S", 3600.0)
 
 
 def handle(pc: Client, fd: int) -> None:
@@ -124,6 +125,30 @@ def test_a_guest_that_makes_no_further_access_is_interrupted_after_a_moment(
     handle(pc, fd)
     arrive(served)
     assert select.select([fd], [], [], 10)[0]
+
+
+def test_how_long_an_access_is_waited_for_follows_whether_it_comes(
+    served: Served, pc: Client
+) -> None:
+    (fd,) = pc.wire(INTX)
+    lines = served.session.signals
+    waited = [lines.patience_s]
+    for _ in range(2):
+        pc.write(0, LEVEL, 1)
+        assert fired(fd) == 1
+        pc.unmask()
+        assert select.select([fd], [], [], 10)[0]  # and no access comes
+        waited.append(lines.patience_s)
+        fired(fd)
+        pc.write(0, LEVEL, 0)
+        pc.unmask()
+    assert waited[0] > waited[1] >= waited[2] >= signals.LEAST_HANDLER_S
+    for _ in range(1000):
+        handle(pc, fd)
+        pc.read(0, IDENT)
+        if lines.patience_s == signals.MOST_HANDLER_S:
+            break
+    assert lines.patience_s == signals.MOST_HANDLER_S
 
 
 @pytest.mark.usefixtures("patient")

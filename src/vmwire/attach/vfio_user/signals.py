@@ -14,8 +14,9 @@ But a machine that unmasks by a message does so while its guest waits for that a
 in its interrupt handler, which is about to say by its next one whether it wants more (a NAPI driver
 reads the causes, then masks them). What is signalled between can't be taken back. The guest would
 be interrupted once more while it works through the ring, which Linux' e1000 answers by leaving
-interrupts on until it is done. So the line is *held* until the guest's next access, at most
-``HANDLER_S``. A machine that unmasks by an event (KVM's) has seen its guest's handler end.
+interrupts on until it is done. So the line is *held* until the guest's next access. Not for ever,
+since there are handlers without a second one: how long follows what came of it lately. A machine
+that unmasks by an event (KVM's) has seen its guest's handler end.
 """
 
 from __future__ import annotations
@@ -50,7 +51,11 @@ from vmwire.engine.clock import Timer
 from vmwire.engine.loop import EDGE, READ, Loop
 
 HANDLER_S = 0.001
-"""How long a guest may take to its next access, on a machine with more to do."""
+"""How long a guest may take to its next access, at first."""
+LEAST_HANDLER_S = 0.0002
+"""… if it makes none. To make one takes it half of that."""
+MOST_HANDLER_S = 0.008
+"""… if it does: its machine may have more to do."""
 
 FLAGS = (
     IRQ_EVENTFD | IRQ_MASKABLE | IRQ_AUTOMASKED,
@@ -94,6 +99,7 @@ class Signals:
         self._lines = [[Line() for _ in range(count)] for count in counts]
         self.held: Timer | None = None
         """Until when the pin isn't signalled, if the guest makes no access."""
+        self.patience_s = HANDLER_S
 
     # What the card does
 
@@ -106,10 +112,18 @@ class Signals:
                 self._signal(line)
 
     def accessed(self) -> None:
-        """The guest has said what it wants, or had the time to: the pin is held no longer."""
+        """The guest has said what it wants: the pin is held no longer."""
         if self.held is not None:
             self._let_go()
+            self.patience_s = min(2 * self.patience_s, MOST_HANDLER_S)
             self.intx(self._level())
+
+    def _overdue(self) -> None:
+        """The guest has said nothing."""
+        self._let_go()
+        if self._level():
+            self.patience_s = max(self.patience_s / 4, LEAST_HANDLER_S)
+            self.intx(True)
 
     def msi(self, vector: int) -> None:
         """An MSI message."""
@@ -201,7 +215,7 @@ class Signals:
             line.masked = True
         else:
             if index == INTX and line.masked and self.held is None:
-                self.held = self._loop.call_later(HANDLER_S, self.accessed)
+                self.held = self._loop.call_later(self.patience_s, self._overdue)
             self._unmask(index, line)
 
     def _unmask(self, index: int, line: Line) -> None:
