@@ -88,9 +88,15 @@ class SocketChardevOptions:
 
     def source(self) -> Source:
         """Return where a network's connections come from."""
-        if self.wait:
-            raise ConfigError("'wait=on' is not served: a network doesn't wait for its peers")
+        if (reason := self.unanswered()) is not None:
+            raise ConfigError(reason)
         return self.stream().source()
+
+    def unanswered(self) -> str | None:
+        """Why a network can't have it."""
+        return (
+            "'wait=on' is not served: a network doesn't wait for its peers" if self.wait else None
+        )
 
     def _address(self) -> SocketAddress:
         if self.path is not None:
@@ -116,6 +122,10 @@ class StdioChardevOptions:
     def __post_init__(self) -> None:
         if self.mux:
             raise ConfigError("'mux' is not served")
+
+    def unanswered(self) -> str | None:
+        """Why a network can't have it."""
+        return "standard input and output are not for networks"
 
 
 ChardevOptions = SocketChardevOptions | StdioChardevOptions
