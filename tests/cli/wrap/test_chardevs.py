@@ -65,6 +65,21 @@ def test_in_every_doubt_all_stays(more: str, reason: str) -> None:
     assert given is not None and reason in given
 
 
+@pytest.mark.parametrize(
+    ("chardev", "text"),
+    [
+        ("path=/x", "reconnect-ms=100"),
+        ("path=/x,reconnect=0", "reconnect-ms=100"),
+        ("path=/x,reconnect-ms=7000", "reconnect-ms=7000"),
+        ("path=/x,server=on,wait=off", "server=on"),
+    ],
+)
+def test_who_calls_a_peer_that_is_made_later_calls_again(chardev: str, text: str) -> None:
+    made = composed(f"{NET} -chardev socket,id=out,{chardev} {MIRROR}")
+    ((_, given),) = made.config["chardevs"]
+    assert text in given and given.count("reconnect") == ("server" not in chardev)
+
+
 def test_they_move_from_the_command_to_the_network() -> None:
     made = composed(f"{NET} {OUT} {MIRROR} -chardev stdio,id=other -serial chardev:other")
     (typed, text), *none = made.config["chardevs"]

@@ -8,6 +8,7 @@ configuration is that of serve mode (`vmwire.cli.served`): option texts.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from vmwire import catalogue
@@ -20,6 +21,7 @@ from vmwire.errors import ConfigError
 from vmwire.options.syntax import Item, OptionList
 
 UNNAMED = "unnamed"
+CALL_AGAIN_MS = 100
 OTHERS = ("object", "chardev")
 """Options whose whole argument is what vmwire's own option of that name takes."""
 
@@ -36,7 +38,16 @@ def unserved(entry: Entry) -> str | None:
 
 def other_text(entry: Entry) -> tuple[str, dict[str, int]]:
     """A filter or a chardev for a process in another folder, and its descriptors."""
-    return claimed_text(_other(entry))
+    record = _other(entry)
+    if entry.option.name == "chardev" and _calls_once(record):
+        record = replace(record, reconnect=None, reconnect_ms=CALL_AGAIN_MS)
+    return claimed_text(record)
+
+
+def _calls_once(chardev: Any) -> bool:
+    """Whether it finds nobody if its peer is a chardev that QEMU, or a later filter, opens."""
+    again = chardev.reconnect or chardev.reconnect_ms
+    return not (chardev.server or chardev.fd is not None or again)
 
 
 def _other(entry: Entry) -> Any:
