@@ -236,9 +236,14 @@ def places(kind: str, folder: str) -> list[dict[str, Any]]:
     return [{"type": kind, "id": "wire", **end} for end in ends]
 
 
-def vmwire_member(number: int, netdevs: Sequence[dict[str, Any]]) -> Command:
-    """A process of ours: a tap of the namespace `number` at each netdev without an owner."""
-    order = json.dumps({"first": number, "netdevs": netdevs})
+def vmwire_member(
+    number: int, netdevs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]] = ()
+) -> Command:
+    """A process of ours: a tap of the namespace `number` and so on at each of ``netdevs``.
+
+    ``others`` are there besides.
+    """
+    order = json.dumps({"first": number, "netdevs": netdevs, "others": others})
     return [sys.executable, "-m", "benchmarks.hop", "--member", order]
 
 
@@ -253,6 +258,8 @@ def member(order: str) -> None:
     for number, netdev in enumerate(asked["netdevs"], start=asked["first"]):
         network.add_netdev(**{key.replace("-", "_"): value for key, value in netdev.items()})
         network.add_netns(id=f"ns{number}", netdev=netdev["id"])
+    for other in asked["others"]:
+        network.add_netdev(**{key.replace("-", "_"): value for key, value in other.items()})
     network.wait()
 
 
