@@ -27,6 +27,8 @@ class FakeTaker:
     def __init__(self, features: int = FEATURES) -> None:
         self.features = features
         self.refuses = ""
+        self.too_late = False
+        """Refuse only when the transmit ring has been served once."""
         self.forgets = False
         self.handed: Handed | None = None
         self.times = 0
@@ -45,7 +47,7 @@ class FakeTaker:
         return sorted(self._queues)
 
     def take(self, handed: Handed, lost: Callable[[str], None]) -> None:
-        if self.refuses:
+        if self.refuses and not self.too_late:
             raise NotTaken(self.refuses)
         assert self.handed is None, "handed on twice"
         self.handed, self.lost = handed, lost
@@ -71,6 +73,10 @@ class FakeTaker:
                 notify=lambda call=ring.call: os.eventfd_write(call, 1),  # type: ignore[misc]
                 position=ring.base, event_index=True,
             )  # fmt: skip
+        if self.refuses:
+            self.send()
+            self.give_back()
+            raise NotTaken(self.refuses)
 
     def send(self, index: int = 1) -> int:
         """Take what a ring has; return how many chains."""

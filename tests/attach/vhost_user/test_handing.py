@@ -275,6 +275,24 @@ def test_a_taker_that_refuses_is_asked_again_when_something_changes(
         by_taker(served, taker, driver)
 
 
+def test_a_taker_that_refuses_when_it_has_begun_leaves_rings_where_they_stand(
+    served: Served, taker: FakeTaker, driver: NetDriver
+) -> None:
+    by_taker(served, taker, driver)
+    taker.refuses, taker.too_late = "one ring is enough", True
+    served.die()
+    served.nic.hand_over()  # so that what is sent now waits for the next handing on
+    driver.send(FRAME)
+    served.nic.go_on()
+    served.nic.chip.pause()
+    served.run()
+    served.wait(lambda: taker.times == 2)
+    served.loop.call(served.nic.chip.unpause)
+    assert taker.got == [HEADER + FRAME]
+    by_card(served, driver)
+    assert len(served.end.got) == 1  # and not what was sent before
+
+
 @pytest.mark.parametrize("forgets", [False, True])
 def test_a_taker_that_fails_leaves_rings_where_they_stand(
     served: Served,

@@ -147,7 +147,7 @@ class Handing:
             taker.take(self._handed(rings), self._on_lost)
         except NotTaken:
             self._taker = None
-            self._home({ring.index: ring.base for ring in rings})
+            self._home({})  # where they stand is in their memory, if some were served already
             raise
 
     def _handed(self, rings: list[Ring]) -> Handed:
