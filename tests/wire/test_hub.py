@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from tests.wire.boxes import End, frames
 from tests.wire.packets import superframe_tcp4
 
 from vmwire.engine.clock import ManualClock
+from vmwire.wire import offload
+from vmwire.wire import port as port_module
 from vmwire.wire.frame import Frame
 from vmwire.wire.hub import Hub
 from vmwire.wire.port import EVERYTHING, PACKETS_ONLY, Port, stats
@@ -53,6 +56,32 @@ def test_superframe_stays_whole_for_those_who_take_it() -> None:
     assert a.port.peer_accepts == EVERYTHING
     a.port.send([superframe_tcp4(bytes(3500), 1448)])
     assert (len(b.got), len(c.got)) == (1, 3)
+
+
+def test_a_superframe_is_cut_once_for_all_who_want_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut: list[Frame] = []
+
+    def finish(frame: Frame) -> list[Frame]:
+        cut.append(frame)
+        return offload.finish(frame)
+
+    monkeypatch.setattr(port_module, "finish", finish)
+    ends = [End("a"), End("b"), *(End(name, PACKETS_ONLY) for name in "cde")]
+    hub = around(*ends)
+    ends[0].port.send([superframe_tcp4(bytes(3500), 1448), Frame.of(bytes(60))])
+    assert [len(end.got) for end in ends[1:]] == [2, 4, 4, 4]
+    assert len(cut) == 1
+    assert hub.stats()["c"] == {"frames": 4, "bytes": 3500 + 3 * 54 + 60, "drops": {}}
+
+
+def test_a_malformed_superframe_is_counted_where_it_ends() -> None:
+    ends = [End("a"), End("b"), *(End(name, PACKETS_ONLY) for name in "cd")]
+    hub = around(*ends)
+    broken = superframe_tcp4(bytes(3500), 1448)
+    ends[0].port.send([Frame.of(broken.tobytes()[:40], broken.offload), Frame.of(bytes(60))])
+    assert [len(end.got) for end in ends[1:]] == [2, 1, 1]
+    for port in hub.ports[2:]:
+        assert stats(port)["drops"] == {"malformed superframe": 1}
 
 
 def test_member_may_answer_while_the_hub_floods() -> None:

@@ -86,6 +86,12 @@ def test_a_machine_that_has_moved_is_found_at_its_new_port(net: Net) -> None:
     assert net.switch.counters["moved"] == 1
 
 
+def test_a_tag_that_says_a_priority_only_is_of_no_vlan(net: Net) -> None:
+    net.say("b", ALL, 2)
+    assert net.say("a", mac(2), 1, vlan=0xE000) == "b"
+    assert net.say("b", mac(1), 2) == "a"
+
+
 def test_an_address_is_learnt_in_its_vlan(net: Net) -> None:
     net.say("b", ALL, 2, vlan=7)
     net.say("c", ALL, 2, vlan=8)

@@ -3,8 +3,8 @@
 """A hub: what comes in at one port goes out at all the others.
 
 A hub never refuses, since one slow member must not hold up the rest: each member is offered every
-frame, and what it doesn't take is dropped and counted at its port. Superframes pass whole; the
-member's port finishes them if the member can't take them. A member without carrier costs nothing.
+frame, and what it doesn't take is dropped and counted at its port. Superframes pass whole; they are
+finished once for all members that can't take them. A member without carrier costs nothing.
 One that has a carrier costs each frame, whether it wants it or not: where there are many of those,
 ``vmwire.wire.switch`` is a hub that learns who is where.
 
@@ -20,7 +20,7 @@ from functools import partial
 
 from vmwire.wire.frame import Frame
 from vmwire.wire.loops import LoopGuard
-from vmwire.wire.port import EVERYTHING, Port, stats
+from vmwire.wire.port import EVERYTHING, Accepts, Port, as_taken, stats
 
 
 class Hub:
@@ -65,13 +65,29 @@ class Hub:
 
     def _forward(self, source: Port, frames: Sequence[Frame]) -> None:
         """Send on what came in at ``source``: to all others."""
-        for port in self._up:
-            if port is not source:
-                offer(port, frames)
+        others = [port for port in self._up if port is not source]
+        if len(others) == 1:
+            offer(others[0], frames)
+            return
+        made: list[tuple[Accepts, Sequence[Frame]]] = [(EVERYTHING, frames)]
+        for port in others:
+            offer(port, _as_taken_by(port.peer_accepts, made))
 
     def stats(self) -> dict[str, object]:
         """Return each port's counters as plain data."""
         return {port.name: stats(port) for port in self.ports}
+
+
+def _as_taken_by(accepts: Accepts, made: list[tuple[Accepts, Sequence[Frame]]]) -> Sequence[Frame]:
+    """The first frames of ``made`` as a member can take them; new ones are added there."""
+    for others, frames in made:
+        if others is accepts or others == accepts:
+            return frames
+    fitting: list[Frame] = []
+    for frame in made[0][1]:
+        fitting += as_taken(frame, accepts) or [frame]  # whose port counts what is malformed
+    made.append((accepts, fitting))
+    return fitting
 
 
 def offer(port: Port, frames: Sequence[Frame]) -> None:

@@ -287,7 +287,7 @@ class Port:
         then counts as taken.
         """
         for index, frame in enumerate(frames):
-            parts = _as_taken(frame, accepts)
+            parts = as_taken(frame, accepts)
             if not parts:
                 self.drops["malformed superframe"] += 1
                 continue
@@ -342,7 +342,7 @@ class Port:
         peer.room.cancel()
 
 
-def _as_taken(frame: Frame, accepts: Accepts) -> list[Frame]:
+def as_taken(frame: Frame, accepts: Accepts) -> list[Frame]:
     """``frame`` as somebody with these abilities can take it; [] if it is malformed."""
     if accepts.takes(frame.offload):
         return [frame]

@@ -35,6 +35,8 @@ MOST_OF_A_PORT = 1024
 HEAD = 16
 """Bytes that decide where a frame goes: both addresses, and the tag if there is one."""
 TAG = b"\x81\x00"
+NO_VLAN = b"\0\0"
+"""What a tag says that is for a priority and nothing else (IEEE 802.1Q, 9.6)."""
 
 
 class Switch(Hub):
@@ -99,7 +101,7 @@ class Switch(Hub):
         """Learn from a frame's head; return the port that it leaves by, None for all others."""
         if len(head) < HEAD:
             return None
-        vlan = bytes((head[14] & 15, head[15])) if head[12:14] == TAG else b""
+        vlan = bytes((head[14] & 15, head[15])) if head[12:14] == TAG else NO_VLAN
         if not head[6] & 1:
             self._learn(head[6:12] + vlan, source)
         if head[0] & 1:
