@@ -68,7 +68,8 @@ class TapQueue:
         self.slots = Slots(MOST_FRAMES, header)
         self._refused: list[Frame] = []
         self._staged = memoryview(bytearray(SLOT_BYTES))
-        self._burst = MOST_LARGE_FRAMES
+        self._small = False
+        self._room = self.slots.wholes[:MOST_LARGE_FRAMES]
         self._in_bursts = True
         self._alone = 0
         self._unsent = 0
@@ -128,49 +129,59 @@ class TapQueue:
 
     # From the tap to the wire
 
-    def _one_slot(self) -> list[View]:
-        """Return where to read when frames come one by one.
+    def _read(self) -> None:
+        if not self._in_bursts:
+            self._read_one()
+            return
+        readinto, slots = self._file.readinto, self.slots
+        budget = TURN_BYTES
+        while budget > 0:
+            room = self._room
+            lengths: list[int] = []
+            for slot in room:
+                length = readinto(slot)
+                if length is None:
+                    break
+                lengths.append(length)
+            count = len(lengths)
+            if not count:
+                return
+            size = sum(lengths)
+            budget -= size + FRAME_BYTES * count
+            self._in_bursts = count > 1
+            if (size < FRAME_BYTES * count) is not self._small:
+                self._small = not self._small
+                self._room = slots.wholes[: MOST_FRAMES if self._small else MOST_LARGE_FRAMES]
+            if not self._offer(slots.frames(lengths)) or count < len(room):
+                return
+
+    def _read_one(self) -> None:
+        """Read while frames come one by one.
 
         Asking for a second one in vain costs a system call; if there is one, readiness says so at
         once. Now and then it is worth asking whether they come in bursts by now.
         """
+        readinto, slots = self._file.readinto, self.slots
+        length = readinto(slots.wholes[0])
+        if length is None:
+            return
+        lengths = [length]
         self._alone += 1
-        return self.slots.wholes[: 1 if self._alone % ASK_FOR_MORE else 2]
+        if not self._alone % ASK_FOR_MORE:
+            second = readinto(slots.wholes[1])
+            if second is not None:
+                lengths.append(second)
+                self._in_bursts = True
+        self._offer(slots.frames(lengths))
 
-    def _read(self) -> None:
-        send, slots = self._port.send, self.slots
-        budget = TURN_BYTES
-        while budget > 0:
-            alone = not self._in_bursts
-            room = self._one_slot() if alone else slots.wholes[: self._burst]
-            lengths = self._fill(room)
-            if not lengths:
-                return
-            count = len(lengths)
-            size = sum(lengths)
-            budget -= size + FRAME_BYTES * count
-            self._in_bursts = count > 1
-            self._burst = MOST_FRAMES if size < FRAME_BYTES * count else MOST_LARGE_FRAMES
-            frames = slots.frames(lengths)
-            taken = send(frames)
-            if taken < len(frames):
-                self._refused = frames[taken:]
-                self._watch(self._events & ~READ)
-                return
-            if alone or count < len(room):
-                return
-
-    def _fill(self, room: Sequence[View]) -> list[int]:
-        """Read one frame into each slot; return the lengths of as many as there are."""
-        readinto = self._file.readinto
-        lengths: list[int] = []
-        add = lengths.append
-        for slot in room:
-            length = readinto(slot)
-            if length is None:
-                break
-            add(length)
-        return lengths
+    def _offer(self, frames: list[Frame]) -> bool:
+        """Send what was read; whether the wire took it all."""
+        taken = self._port.send(frames)
+        if taken == len(frames):
+            return True
+        self._refused = frames[taken:]
+        self._watch(self._events & ~READ)
+        return False
 
     def resume(self) -> None:
         """The wire has room again."""

@@ -79,7 +79,9 @@ class Slots:
                 Frame((wholes[at][:length],), length, NO_OFFLOAD)
                 for at, length in enumerate(lengths)
             ]
-        if self.joins and len(lengths) > 1:
+        if len(lengths) == 1:
+            return [self._frame(0, lengths[0])]
+        if self.joins:
             if found := self._one_run(lengths):
                 return found
             if not self._rest:
