@@ -12,6 +12,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ import pytest
 
 from tests.attach.vfio_user.pc import VfioUserPc
 from tests.cli.wrap.fakes import FakeHost
+from tests.daemon.conftest import runtime
 from tests.netdev.alone import alone, ip
 from tests.netdev.sockets import framed, free_port
 from vmwire import catalogue
@@ -40,6 +42,8 @@ from vmwire.cli.wrap.decide import Wishes
 from vmwire.cli.wrap.plan import compose, decision
 from vmwire.engine.host import NoStore
 from vmwire.network import Network
+
+__all__ = ["runtime"]
 
 PATIENCE_S = 20
 CARDS = {
@@ -84,6 +88,14 @@ class Beyond:
         config["links"] = [] if kind == "devices" else [["far", "exit"]]
         self.network = served.build(config, NoStore(), 0)
         self.network.start()
+
+    def answer_as(self, net: str) -> None:
+        """Let a user network stand where the test would be, for who pings it."""
+        (chain,) = self.network.links
+        (far,) = (each for each in chain if each != "exit")
+        self.network.disconnect("exit")
+        self.network.add_netdev("user", id="u", net=net)
+        self.network.connect("u", far)
 
     def send(self, frame: bytes) -> None:
         self._wire.sendall(framed(frame))
@@ -514,3 +526,81 @@ def test_in_qemus_place(type: str) -> None:
 @alone
 def test_in_qemus_place_of_the_host(type: str) -> None:
     run_in_qemus_place(type)
+
+
+# --- without cards
+
+
+class Joined:
+    """The far end of the one netdev, for who sends to the far end of the other."""
+
+    mac = bytes.fromhex("525400123456")
+
+    def __init__(self, beyond: Beyond) -> None:
+        self.send, self.receive = beyond.send, beyond.receive
+
+
+def run_connected(type: str) -> None:
+    """``vmwire connect TYPE,... stream,...``"""
+    with folder_of_short_name() as folder, contextlib.ExitStack() as stack:
+        stack.callback(end_switches, folder)
+        (way,) = ways(type, folder, 1)
+        other = WAYS["stream"](9, folder)
+        words = ["-netdev", way.netdev, *way.beside, "-netdev", other.netdev]
+        config = config_of_serve(words, folder) | {"links": [["n0", "n9"]]}
+        first = way.far() if way.far_first else None
+        network = served.build(config, NoStore(), 0)
+        stack.callback(network.close)
+        network.start()
+        far, near = first or way.far(), other.far()
+        stack.callback(far.close)
+        stack.callback(near.close)
+        assert isinstance(near, Beyond)
+        passes(Joined(near), far)
+
+
+@ALL
+def test_connected(type: str) -> None:
+    run_connected(type)
+
+
+@HOSTS
+@alone
+def test_connected_of_the_host(type: str) -> None:
+    run_connected(type)
+
+
+@pytest.mark.netns
+def test_a_shell_has_an_interface_on_each_and_the_addresses_that_are_given(runtime: str) -> None:
+    types = ["user", "socket", "stream", "dgram", "l2tpv3", "vhost-user"]
+    with folder_of_short_name() as folder, contextlib.ExitStack() as stack:
+        words: list[str] = []
+        for number, type in enumerate(types[1:], 1):
+            way = WAYS[type](number, folder)
+            beyond = way.far()
+            assert isinstance(beyond, Beyond)
+            stack.callback(beyond.close)
+            beyond.answer_as(f"10.9.{number}.0/24")
+            words += ["-netdev", way.netdev, *way.beside, "--address", f"10.9.{number}.15/24"]
+        pings = [f"until ping -c 1 -W 1 10.9.{number}.2; do :; done" for number in range(1, 6)]
+        script = "; ".join(["ping -c 1 10.0.2.2", *pings, "ip -br link | grep -c eth"])
+        command = [
+            sys.executable,
+            "-m",
+            "vmwire",
+            "shell",
+            "-netdev",
+            "user",
+            "--address",
+            "10.0.2.15/24",
+            *words,
+            "--",
+            "timeout",
+            "30",
+            "sh",
+            "-ec",
+            script,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+        assert done.returncode == 0, done
+        assert done.stdout.splitlines()[-1] == str(len(types))
