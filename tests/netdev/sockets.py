@@ -52,7 +52,7 @@ class Bed:
 
     def until(self, there: Callable[[], object]) -> None:
         """Let the loop work until something is so."""
-        limit = time.monotonic() + 5
+        limit = time.monotonic() + 20
         while not there():
             assert time.monotonic() < limit, "it did not happen"
             self.loop.turn(0.01)

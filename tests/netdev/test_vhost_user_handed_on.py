@@ -180,7 +180,7 @@ def test_a_back_end_that_doesnt_say_where_the_rings_are_is_not_waited_for_long(
     start = time.monotonic()
     line.net.capture("v", str(tmp_path / "p.pcap"))
     line.wait(lambda: not line.netdev()["connected"])
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 10
     line.far.run()
 
 
