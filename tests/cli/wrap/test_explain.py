@@ -69,6 +69,18 @@ def test_an_id_that_is_not_there_is_one_line(option: str, words: list[str]) -> N
     assert f"{option.strip('=')} zz: there is no netdev" in done.stderr
 
 
+@pytest.mark.parametrize("question", [["-version"], ["-device", "help"]])
+def test_questions_are_qemus_to_answer(question: list[str]) -> None:
+    done = subprocess.run(
+        command("--take", "zz", "echo", *question),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("id", ["u", "n"])
 def test_what_can_not_be_taken_is_not_passed_over(id: str) -> None:
     done = subprocess.run(

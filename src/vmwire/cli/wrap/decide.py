@@ -23,7 +23,6 @@ from typing import Protocol
 from vmwire.catalogue import MODULES
 from vmwire.cli.wrap import cards, chardevs, fast_paths, settings
 from vmwire.cli.wrap.cards import Attach
-from vmwire.cli.wrap.cmdline import QUESTIONS
 from vmwire.cli.wrap.survey import Entry, Survey
 from vmwire.cli.wrap.values import Values, text
 
@@ -150,7 +149,7 @@ def _reasons_of_the_line(survey: Survey, wishes: Wishes) -> Iterator[str]:
     line = survey.line
     if line.fault:
         yield line.fault
-    if line.has(*QUESTIONS) or survey.asks_help:
+    if survey.is_question:
         yield "QEMU is only asked for help"
     for name, why in {**_FORBIDDING, **({} if wishes.resume else _STATES)}.items():
         if line.has(name):

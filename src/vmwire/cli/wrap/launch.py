@@ -67,8 +67,11 @@ def _wishes(settings: Settings) -> Wishes:
 
 
 def _check_ids(settings: Settings, decided: Decision) -> None:
-    """What the user asks for by name must be there, and be done; QEMU tells of unreadable JSON."""
-    if decided.fault:
+    """What the user asks for by name must be there, and be done.
+
+    QEMU itself tells of JSON that can't be read, and answers questions (``-version``).
+    """
+    if decided.survey is None or decided.survey.is_question:
         return
     for option, wanted in (("--keep", settings.keep), ("--take", settings.take)):
         for name in wanted:

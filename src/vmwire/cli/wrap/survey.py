@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vmwire.cli.wrap import values
-from vmwire.cli.wrap.cmdline import CommandLine, Option, names
+from vmwire.cli.wrap.cmdline import QUESTIONS, CommandLine, Option, names
 from vmwire.cli.wrap.values import OFF, ON, Values
 from vmwire.options.syntax import HELP_WORDS, OptionList
 
@@ -74,6 +74,11 @@ class Survey:
             if option.name in _READ
         ]
         self.asks_help = any(_asks_help(option) for option in line.options)
+
+    @property
+    def is_question(self) -> bool:
+        """Whether QEMU only answers and ends."""
+        return self.asks_help or self.line.has(*QUESTIONS)
 
     def named(self, *names: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.option.name in names]
