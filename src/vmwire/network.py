@@ -23,18 +23,17 @@ one, as in QEMU); ``kind`` says which is meant.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from vmwire import registry
 from vmwire.engine.host import EventSink, FdStore, HandsOver, Host, NoStore, NotNow
 from vmwire.engine.loop import Loop
+from vmwire.engine.thread import LoopThread
 from vmwire.errors import ConfigError
 from vmwire.filter_objects import FilterObjects
 from vmwire.filters.dump import open_private
@@ -49,15 +48,12 @@ from vmwire.wire.hook import Hook, HookFunction
 from vmwire.wire.hub import Hub
 from vmwire.wire.through import Through
 
-log = logging.getLogger(__name__)
-
 HAND_OVER_S = 0.3
 """How long members may be in the middle of something when the network is handed over."""
 
 DEFAULT_MAC = bytes.fromhex("525400123456")
 """QEMU's for its first card; each further one counts up."""
 
-T = TypeVar("T")
 Values = Mapping[str, Any]
 CardMaker = Callable[[Any], Box | None]
 """Makes a card of its options in another way than the registry's type does, or not (None)."""
@@ -82,9 +78,7 @@ class Network:
         self.objects = FilterObjects(self.host, self.netdevs, self.filters)
         self.hubs: dict[int, Hub] = {}
         self._wires = Wires()
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
-        self._ended = threading.Event()
+        self._thread = LoopThread(self.loop)
         self._closed = False
 
     def _tell(self, event: str, data: Values) -> None:
@@ -94,29 +88,14 @@ class Network:
 
     def start(self) -> None:
         """Run the engine in a thread of its own."""
-        running = threading.Event()
-        self.loop.post(running.set)
-        self._thread = threading.Thread(target=self._run, name="vmwire-engine", daemon=True)
         self._thread.start()
-        running.wait()
-
-    def _run(self) -> None:
-        try:
-            self.loop.run()
-        except BaseException as error:  # kept for wait(), which raises it in the caller's thread
-            self._failure = error
-        finally:
-            self._ended.set()
 
     def hand_over(self) -> None:
         """Stand still, and have all members put down what a successor goes on with.
 
         Raises ``NotNow`` if one of them can't for too long. ``go_on`` is to follow, or the end.
         """
-        if self._thread is not None:
-            self.loop.stop()
-            self._thread.join()
-            self._thread = None
+        self._thread.end()
         deadline = time.monotonic() + HAND_OVER_S
         while True:
             self.loop.idle()
@@ -134,7 +113,6 @@ class Network:
         """Run again after ``hand_over``, which came to nothing."""
         for box in self._handing_over():
             box.go_on()
-        self._ended.clear()
         self.start()
 
     def _handing_over(self) -> list[HandsOver]:
@@ -144,11 +122,7 @@ class Network:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the engine's end; False if it still runs. Raises what ended it, if anything."""
-        ended = self._ended.wait(timeout_s)
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
-        return ended
+        return self._thread.wait(timeout_s)
 
     def stop(self) -> None:
         """Let the engine end; ``wait`` returns then."""
@@ -161,9 +135,7 @@ class Network:
         self._closed = True
         if self.host.store.on_trial:
             return  # all this is still somebody else's
-        if self._thread is not None:
-            self.loop.stop()
-            self._thread.join()
+        self._thread.end()
         self._remove_all([*self.filters.values(), *self.devices.values(), *self.netdevs.values()])
         self.loop.close()
 
@@ -195,7 +167,7 @@ class Network:
 
     def _prepared(self, type: str, found: BoxType, values: Values) -> Box | None:
         """Have programs run for a new netdev, while the engine goes on; None if it needs none."""
-        if self._thread is None or not registry.runs_programs(found):
+        if not self._thread.started or not registry.runs_programs(found):
             return None
         self.loop.call(lambda: self._check_id(values["id"], self.netdevs, "netdev"))
         box = found(registry.record(found, type, values))
