@@ -78,11 +78,13 @@ class Kernel:
     def __init__(self) -> None:
         self.features = KERNEL_6_1
         self.refuses = 0
+        self.fds: list[int] = []
         self._devices: dict[int, State] = {}
 
     def device(self) -> int:
         fd = os.memfd_create("vhost-net")
         self._devices[os.fstat(fd).st_ino] = State()
+        self.fds.append(fd)
         return fd
 
     def of(self, fd: int) -> State:
@@ -162,10 +164,12 @@ class Tap:
 
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     kernel = Kernel()
     monkeypatch.setattr(vhost_net, "ioctl", kernel.ioctl)
-    return kernel
+    yield kernel
+    for fd in kernel.fds:
+        os.close(fd)
 
 
 @pytest.fixture
@@ -292,19 +296,25 @@ def test_rings_outside_of_the_memory_are_refused(kernel: Kernel, kicks: list[int
 # --- who opens the devices ----------------------------------------------------------------------
 
 
-def host(store: Store) -> Host:
-    return Host(Loop(), store)
+@pytest.fixture
+def host() -> Iterator[Host]:
+    loop = Loop()
+    yield Host(loop, Store())
+    loop.close()
 
 
-def test_a_callers_device_is_in_the_store_only_while_nobody_owns_it(kernel: Kernel) -> None:
-    store, fd = Store(), kernel.device()
+def test_a_callers_device_is_in_the_store_only_while_nobody_owns_it(
+    kernel: Kernel, host: Host
+) -> None:
+    store, fd = host.store, kernel.device()
+    assert isinstance(store, Store)
     name = stored_device("t", 0)
     os.set_inheritable(fd, True)
     options, fds = TapOptions(id="t", vhostfd=str(fd)).claim()
     assert fds == {name: fd} and options.wants_vhost
     assert not os.get_inheritable(fd)
     store.keep(name, fd)
-    devices = TapDevices(host(store), "t", 1, [fd], False)
+    devices = TapDevices(host, "t", 1, [fd], False)
     (device,) = devices.devices
     assert name in store.kept  # an attempt to take over may yet fail
     device.own()
@@ -313,14 +323,13 @@ def test_a_callers_device_is_in_the_store_only_while_nobody_owns_it(kernel: Kern
     assert name in store.kept and not kernel.of(fd).owned
     devices.close()
     assert not store.kept
-    os.close(fd)
 
 
 def test_a_device_that_a_dead_worker_owned_is_not_asked_for_again(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tap_vhost, "VHOST_NET", "/nonexistent/vhost-net")
-    devices = TapDevices(host(Store()), "t", 1, [55], True)
+    devices = TapDevices(host, "t", 1, [55], True)
     assert devices.devices == []
     assert "t: Could not open '/nonexistent/vhost-net': No such file or directory" in caplog.text
 

@@ -31,6 +31,13 @@ from vmwire.wire.capture import Capture
 HEADER = bytes(12)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Other tests count descriptors."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture
 def taker() -> FakeTaker:
     return FakeTaker()
@@ -364,7 +371,6 @@ def test_the_next_worker_finds_the_rings_where_the_taker_left_them(
             by_taker(second, takers[1], driver)
     second.wait(lambda: takers[1].handed is None)
     second.close()
-    gc.collect()
 
 
 def test_who_stands_still_goes_on(served: Served, taker: FakeTaker, driver: NetDriver) -> None:
