@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.wrap.fakes import FakeHost, composed, config, qemu_7_2, rewritten
+from tests.cli.wrap.fakes import FakeHost, composed, config, decide, qemu_7_2, rewritten
 
 RAM = (
     "-object memory-backend-memfd,id=pc.ram,size=1073741824,share=on,"
@@ -165,3 +165,19 @@ def test_paths_are_those_of_the_folder_where_the_command_is_run(
     line = "-netdev tap,id=t,script=./up,downscript=no -device e1000,netdev=t"
     ((_, values),) = config(composed(line))["netdevs"]
     assert values == {"id": "t", "script": f"{tmp_path}/up", "downscript": "no"}
+
+
+DISK = "-device virtio-blk-pci,scsi=off,drive=d,addr=4"
+CARD = "-netdev user,id=u -device virtio-net-pci,netdev=u"
+
+
+@pytest.mark.parametrize("card", [CARD, "-netdev user,id=u -device e1000,netdev=u"])
+def test_what_newer_qemus_refuse_and_do_anyway_is_left_out(card: str) -> None:
+    assert "-device virtio-blk-pci,drive=d,addr=4" in rewritten(f"{DISK} {card}")
+    for kept in (DISK.replace("off", "on"), "-device virtio-rng-pci,scsi=off"):
+        assert kept in rewritten(f"{kept} {card}")
+
+
+def test_older_qemus_and_untouched_commands_keep_their_words() -> None:
+    assert DISK in rewritten(f"{DISK} {CARD}", FakeHost(qemu_7_2()))
+    assert not decide(f"{DISK} -netdev user,id=u -device rtl8139,netdev=u").empty_words

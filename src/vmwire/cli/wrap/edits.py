@@ -39,6 +39,14 @@ class Edits:
         options.add(key, value)
         self._replaced[index] = [*start, str(options)]
 
+    def remove_property(self, index: int, key: str) -> None:
+        """Without every ``key=`` in what stands there by now."""
+        option = self.line.options[index]
+        *start, argument = self._replaced.get(index, option.words)
+        options = parse(argument, IMPLIED.get(option.name))
+        options.remove(key)
+        self._replaced[index] = [*start, str(options)]
+
     def words(self) -> list[str]:
         """The changed line."""
         changed = dict(self._replaced)

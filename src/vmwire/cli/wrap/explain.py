@@ -105,6 +105,8 @@ def changes(decided: Decision) -> Iterator[str]:
     yield "the guest's RAM is shared memory (KSM doesn't merge it)"
     if decided.sharing.edits:
         yield "memory options are changed in place for that"
+    if decided.empty_words:
+        yield "scsi=off of a virtio disk is left out, which newer QEMUs refuse and do anyway"
     if decided.without_msix:
         yield (
             "the cards get vectors=0 (no MSI-X): this QEMU crashes without KVM when a guest uses "

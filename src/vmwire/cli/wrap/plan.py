@@ -121,6 +121,8 @@ class Decision:
     without_msix: dict[int, list[str]] = field(default_factory=dict)
     pins: dict[int, str] = field(default_factory=dict)
     """Slots, by option index, of cards that would get another one."""
+    empty_words: list[int] = field(default_factory=list)
+    """Disks' options that have ``scsi=off``, which this QEMU no longer takes."""
     roms: dict[str, bytes] = field(default_factory=dict)
     """Copies of expansion ROMs, by the type of the card that they are made out to."""
     fault: str | None = None
@@ -255,6 +257,8 @@ def _ask_about_cards(decided: Decision, survey: Survey, found: Program, host: Ho
         return decide.stay(verdicts, f"the target '{known.target}' is not served")
     if not known.msix_without_kvm and not _has_kernel_interrupts(decided.command[0], survey, host):
         decided.without_msix = rewrite.without_msix(survey, verdicts)
+    if known.vfio_user:
+        decided.empty_words = [each.index for each in survey.named("device") if _is_empty(each)]
     if any(verdict.replaced for verdict in verdicts):
         _take_on_defaults(survey, verdicts, known)
         _find_places(decided, found, known, host)
@@ -289,6 +293,12 @@ def _has_kernel_interrupts(word: str, survey: Survey, host: Host) -> bool:
     return not any(
         text(each, key) in OFF for each in settings for key in ("kernel-irqchip", "kernel_irqchip")
     )
+
+
+def _is_empty(device: Entry) -> bool:
+    """Whether it says ``scsi=off`` of a disk: all that a QEMU with vfio-user has, said or not."""
+    is_disk = device.type.startswith("virtio-blk")
+    return is_disk and device.is_off("scsi") and not device.option.fixed
 
 
 def _take_on_defaults(survey: Survey, verdicts: list[Verdict], known: Abilities) -> None:
@@ -400,6 +410,8 @@ def compose(
         card = served.device_text(verdict, path, addresses.get(_made_by(verdict)))
         config["devices"].append([(verdict.card or verdict.entry).option.noted, card])
     _pin(decided, edits)
+    for index in decided.empty_words:
+        edits.remove_property(index, "scsi")
     edits.put_first(decided.sharing.words)
     for kind, others in _others(decided).items():
         config[kind] = []
