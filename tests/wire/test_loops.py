@@ -155,6 +155,17 @@ def test_a_frame_for_one_that_circles_is_found_too() -> None:
     assert lab.run() < 500
 
 
+def test_a_storm_of_few_and_long_bursts_is_found() -> None:
+    """So it looks on a busy machine: what circles is read in thousands."""
+    clock = ManualClock()
+    guard = LoopGuard("hub0", clock.now)
+    ports = [Port("a", len), Port("b", len)]
+    for number in range(20):
+        guard.admit(ports[number % 2], [frame(ALL, 1)] * 3000)
+        clock.advance(0.3)
+    assert sum(port.drops["loop"] for port in ports) > 0
+
+
 def test_one_line_names_the_loop(caplog: pytest.LogCaptureFixture) -> None:
     lab = Lab(Hub, 1, (0, 0))
     lab.find_out()

@@ -38,7 +38,9 @@ LOOK_BYTES = 64
 """Bytes that tell frames from each other: headers with their sequence numbers and checksums."""
 STRIDES = (5, 7)
 """Bursts from look to look, by turns: a fixed number could meet the same port of a loop always."""
-MEMORY_S = 1.0
+LARGE_BURST = 16
+"""Frames after which a burst counts for another one: in a storm there are few of them, and long."""
+MEMORY_S = 3.0
 MOST_LOOKS = 256
 STRIKES = 4
 REPEATS = 16
@@ -84,11 +86,14 @@ class LoopGuard:
         """What of these frames may go on."""
         if self._guarded:
             return self._judge(source, frames)
-        self._wait -= 1
-        if self._wait <= 0 and frames:
+        count = len(frames)
+        self._wait -= 1 + count // LARGE_BURST
+        if self._wait <= 0 and count:
             self._stride = (self._stride + 1) % len(STRIDES)
             self._wait = STRIDES[self._stride]
-            self._look(source, frames[self._stride * (len(frames) - 1)])
+            self._look(source, frames[0])
+            if count >= LARGE_BURST and not self._guarded:
+                self._look(source, frames[-1])
         return frames
 
     def forget(self, port: Port) -> None:
