@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,7 @@ class Both:
 
 @pytest.fixture
 def both(tmp_path: Path) -> Iterator[Both]:
+    gc.collect()  # what earlier tests have left lying about
     before = len(os.listdir("/proc/self/fd"))
     it = Both(tmp_path)
     yield it

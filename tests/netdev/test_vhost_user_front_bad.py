@@ -5,6 +5,7 @@ again; the netdev's own state is as before."""
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import socket
@@ -200,6 +201,7 @@ class Rig:
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     monkeypatch.setattr("vmwire.netdev.vhost_user.RECONNECT_MS", 20)
+    gc.collect()  # what earlier tests have left lying about
     before = len(os.listdir("/proc/self/fd"))
     it = Rig(tmp_path)
     yield it
