@@ -49,7 +49,9 @@ def test_a_tap_outlives_worker_and_upgrade_and_its_scripts_run_once(
         worker = next(pid for pid, comm in processes.items() if comm == "vmwire-worker")
         os.kill(worker, signal.SIGKILL)
         eventually(answers, 10)
-        upgrade = subprocess.run([*COMMAND, "upgrade"], capture_output=True, text=True, timeout=30)
+        upgrade = subprocess.run(
+            [*COMMAND, "upgrade", folder.name], capture_output=True, text=True, timeout=30
+        )
         assert upgrade.returncode == 0, upgrade.stderr
         eventually(answers, 10)
         assert (tmp_path / "log").read_text() == "up tap7\n"

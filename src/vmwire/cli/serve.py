@@ -215,6 +215,8 @@ def serve(arguments: Arguments) -> int:
     try:
         run_dir = launch.prepare_run_dir(given.get("socket-dir"))
         try:
+            if pid_file is not None:
+                pid_file.write_down(run_dir.path)
             planned = plan(arguments, run_dir)
             launch.describe(run_dir, "serve", os.path.abspath(log_path) if log_path else None)
             job = Job(

@@ -9,6 +9,7 @@ import fcntl
 import os
 import socket
 
+from vmwire.daemon.made import Made
 from vmwire.errors import ConfigError
 
 
@@ -38,6 +39,7 @@ class PidFile:
             raise ConfigError(f"'{path}' is locked by another process", "--pidfile") from None
         except OSError as error:
             raise ConfigError(f"Can't make '{path}': {error.strerror}", "--pidfile") from error
+        os.ftruncate(self._fd, 0)  # what an earlier process wrote is no longer true
 
     def fileno(self) -> int:
         return self._fd
@@ -53,9 +55,17 @@ class PidFile:
         pid_file.path, pid_file._fd = str(data[0]), int(data[1])
         return pid_file
 
+    @property
+    def _words(self) -> str:
+        return f"{os.getpid()}\n"
+
+    def write_down(self, run_dir: str) -> None:
+        """Have it go with a network's folder, should nobody be left to remove it."""
+        Made(run_dir).note_text("pid file", self.path, self._words)
+
     def write(self) -> None:
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(self._fd, self._words.encode(), 0)
 
     def remove(self) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -28,6 +28,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+from vmwire.daemon.made import remove_made
 from vmwire.errors import ConfigError
 
 SOCKET_PATH_MAX = 107
@@ -148,7 +149,8 @@ def running_of_others() -> list[str]:
     what stands in them is theirs to say, and must not steer what root does."""
     found = []
     for base in sorted([*glob.glob("/run/user/*/vmwire"), *glob.glob("/tmp/vmwire-*")]):
-        if base not in _own_bases() and os.path.isdir(base) and not os.path.islink(base):
+        readable = os.path.isdir(base) and os.access(base, os.R_OK | os.X_OK)
+        if base not in _own_bases() and readable and not os.path.islink(base):
             paths = (os.path.join(base, name) for name in _instances(base))
             found += [path for path in paths if not is_stale(path)]
     return found
@@ -175,11 +177,12 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def remove(path: str, sockets: list[str] | None = None) -> None:
-    """Remove a run directory and the sockets that its instance had elsewhere."""
+    """Remove a run directory, and what its instance had and made elsewhere."""
     for socket_path in sockets if sockets is not None else read_facts(path).get("sockets", []):
         if not socket_path.startswith(path + os.sep):
             _unlink_socket(socket_path)
             _remove_reachable_dir(os.path.dirname(socket_path))
+    remove_made(path)
     try:
         names = os.listdir(path)
     except OSError:

@@ -19,6 +19,7 @@ import os
 import threading
 
 from vmwire.daemon.channel import Channel
+from vmwire.daemon.made import Made
 
 
 class KeptFds:
@@ -62,10 +63,16 @@ class KeptFds:
 
 
 class WorkerStore:
-    """The worker's side (an `engine.host.FdStore`), for use from any thread."""
+    """The worker's side (an `engine.host.FdStore`), for use from any thread.
 
-    def __init__(self, channel: Channel, kept: KeptFds, on_trial: bool = False) -> None:
+    ``made`` is where files of sockets are written down.
+    """
+
+    def __init__(
+        self, channel: Channel, kept: KeptFds, on_trial: bool = False, made: Made | None = None
+    ) -> None:
         self.on_trial = on_trial
+        self._made = made
         self._channel = channel
         self._kept = kept
         self._lock = threading.Lock()
@@ -79,11 +86,15 @@ class WorkerStore:
         with self._lock:
             self._kept.put(name, os.dup(fd))
             self._channel.send({"keep": name}, [fd])
+            if self._made is not None:
+                self._made.note_socket(name, fd)
 
     def drop(self, name: str) -> None:
         with self._lock:
             self._kept.drop(name)
             self._channel.send({"drop": name})
+            if self._made is not None:
+                self._made.forget(name)
 
     def move_to(self, channel: Channel) -> None:
         """Tell another keeper from now on, beginning with all there is."""

@@ -33,6 +33,7 @@ from vmwire.daemon import keeper, log, process, rundir
 from vmwire.daemon.channel import Channel
 from vmwire.daemon.control_server import Calls, ControlServer
 from vmwire.daemon.job import Handles, Job, failure_data
+from vmwire.daemon.made import Made
 from vmwire.daemon.monitoring import monitor_of
 from vmwire.daemon.store import KeptFds, WorkerStore
 from vmwire.engine.host import FdStore, NotNow
@@ -138,7 +139,7 @@ class Worker:
         self._channel = channel
         self._keeper_pid: int | None = None  # None: the keeper is our parent, not our child
         self._keeper_born = 0.0
-        self._store = WorkerStore(channel, kept, on_trial)
+        self._store = WorkerStore(channel, kept, on_trial, Made(job.run_dir))
         self._network: Network | None = None
         self._control: ControlServer | None = None
         self._started = time.time()
